@@ -1,0 +1,63 @@
+"""The names that operator, trainer, chart and tests must agree on."""
+
+from typing import Final
+
+GROUP: Final = "finetune.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "FineTuneJob"
+PLURAL: Final = "finetunejobs"
+SINGULAR: Final = "finetunejob"
+SHORT_NAME: Final = "ftj"
+CATEGORIES: Final = ("all", "finetune")
+
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+"""Selects the operator's own children on the server; its value is :data:`MANAGED_BY`."""
+MANAGED_BY: Final = "finetune-operator"
+LABEL_JOB_NAME: Final = f"{GROUP}/job-name"
+"""Name of the FineTuneJob, on its Job and pods."""
+LABEL_JOB_UID: Final = f"{GROUP}/job-uid"
+"""UID of the FineTuneJob, on its Job and pods."""
+LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
+"""Number of the attempt, from 0, on its Job and pods."""
+
+LABEL_QUEUE_NAME: Final = "kueue.x-k8s.io/queue-name"
+
+TRAINER_CONTAINER: Final = "trainer"
+"""Name of the trainer's container; the pod failure policy and the summary are read by it."""
+
+ENV_CONFIG: Final = "FINETUNE_CONFIG"
+"""Environment variable that holds the whole :class:`~finetune_api.trainer_config.TrainerConfig` as JSON."""
+ENV_POD_NAME: Final = "FINETUNE_POD_NAME"
+"""Name of the trainer's pod, from the downward API."""
+ENV_PREFIX_MODEL: Final = "FINETUNE_MODEL_"
+"""Prefix of the environment variables made from ``model.credentialsSecret``."""
+ENV_PREFIX_DATASET: Final = "FINETUNE_DATASET_"
+"""Prefix of the environment variables made from ``dataset.credentialsSecret``."""
+ENV_PREFIX_EVAL: Final = "FINETUNE_EVAL_"
+"""Prefix of the environment variables made from ``dataset.eval.credentialsSecret``."""
+ENV_PREFIX_OUTPUT: Final = "FINETUNE_OUTPUT_"
+"""Prefix of the environment variables made from ``output.credentialsSecret``."""
+
+WORK_DIR: Final = "/work"
+"""Scratch space of the trainer: an emptyDir that lives as long as the pod."""
+TOKEN_DIR: Final = "/var/run/secrets/finetune.dev/report"
+TOKEN_PATH: Final = f"{TOKEN_DIR}/token"
+"""The projected token that a report is authenticated by."""
+PVC_MOUNT_ROOT: Final = "/mnt/pvc"
+"""A claim named in a ``pvc://claim/path`` URI is mounted at ``PVC_MOUNT_ROOT/claim``."""
+TERMINATION_MESSAGE_PATH: Final = "/dev/termination-log"
+
+REPORT_PATH: Final = "/v1/reports"
+"""Path of the report receiver."""
+REPORT_MAX_BYTES: Final = 32 * 1024
+"""Largest body that the report receiver reads, in bytes."""
+SUMMARY_MAX_BYTES: Final = 4096
+"""Kubernetes keeps at most this many bytes of a container's termination message."""
+HISTORY_MAX_POINTS: Final = 64
+"""Most points of the loss curve kept in status."""
+
+
+def report_audience(job_uid: str) -> str:
+    """Return the audience of the token by which the run of the FineTuneJob ``job_uid`` reports."""
+    return f"{GROUP}/report/{job_uid}"

@@ -1,0 +1,74 @@
+"""Progress and metrics: what the trainer measures and status shows."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.base import ApiModel, Timestamp
+from finetune_api.names import HISTORY_MAX_POINTS
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Measure = Annotated[float, Field(ge=0, le=1e15)]
+Loss = Annotated[float, Field(ge=-1e6, le=1e6)]
+
+
+class Progress(ApiModel):
+    """How far the run is."""
+
+    percentage: Annotated[int, Field(ge=0, le=100)]
+    """Share of the optimizer steps done, in percent, rounded down."""
+    step: Count
+    """Optimizer steps done."""
+    total_steps: Count
+    """Optimizer steps of the whole run."""
+    epoch: Measure
+    """Passes over the data done."""
+    estimated_remaining_seconds: Count | None = None
+    """Time to the end at the present speed, in seconds."""
+    last_updated_time: Timestamp
+    """When the trainer measured this."""
+
+
+class LossPoint(ApiModel):
+    """One point of the loss curve."""
+
+    step: Count
+    """Optimizer step."""
+    loss: Loss
+    """Training loss there."""
+
+
+class Metrics(ApiModel):
+    """What the trainer measures. All numbers are finite; one that isn't known is absent."""
+
+    loss: Loss | None = None
+    """Training loss of the last logged steps: mean negative log-likelihood, in nats a token."""
+    eval_loss: Loss | None = None
+    """Loss on held-out data, last time it was measured."""
+    base_eval_loss: Loss | None = None
+    """Loss on held-out data before the first step, for comparison."""
+    learning_rate: Measure | None = None
+    """Learning rate of the last step."""
+    grad_norm: Measure | None = None
+    """Norm of the gradient of the last step, before clipping."""
+    tokens_per_second: Measure | None = None
+    """Training tokens a second."""
+    tokens_seen: Count | None = None
+    """Training tokens so far."""
+    gpu_memory_peak_bytes: Count | None = None
+    """Largest memory that the GPU's allocator has held, in bytes."""
+    history: Annotated[list[LossPoint], Field(max_length=HISTORY_MAX_POINTS)] = Field(default_factory=list)
+    """The loss curve, thinned to at most 64 points over the whole run."""
+
+
+class DatasetCounts(ApiModel):
+    """What became of the data."""
+
+    examples: Count
+    """Examples trained on."""
+    eval_examples: Count = 0
+    """Examples held out for evaluation."""
+    dropped: Count = 0
+    """Examples left out, since nothing was left to learn in them."""
+    truncated: Count = 0
+    """Examples cut at `training.maxLength`."""

@@ -1,0 +1,55 @@
+"""Kubernetes quantities: ``32Gi``, ``500m``, ``1.5``.
+
+Grammar from ``k8s.io/apimachinery/pkg/api/resource``: a decimal number, then a binary suffix, a decimal suffix or a decimal
+exponent.
+"""
+
+import re
+from decimal import Decimal
+from typing import Annotated, Final
+
+from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
+
+QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]{1,2})?$"
+_PARTS: Final = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(.*)$")
+_FACTORS: Final[dict[str, Decimal]] = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)},
+    **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)},
+}
+
+
+def parse_quantity(text: str) -> Decimal:
+    """Return the value of the quantity ``text`` in its base unit (bytes, cores, pieces).
+
+    :raises ValueError: ``text`` is not a quantity.
+    """
+    match = _PARTS.match(text)
+    if match is None or not re.match(QUANTITY_PATTERN, text):
+        raise ValueError(f"{text!r} is not a quantity; write a number with an optional suffix, such as 24Gi or 500m")
+    number, suffix = match.groups()
+    if suffix[:1] in ("e", "E") and suffix[1:]:
+        return Decimal(number).scaleb(int(suffix[1:]))
+    return Decimal(number) * _FACTORS[suffix]
+
+
+def _as_text(value: object) -> object:
+    """YAML gives ``memory: 1000`` as a number, and Kubernetes takes it as a quantity."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+Quantity = Annotated[
+    str,
+    StringConstraints(pattern=QUANTITY_PATTERN, max_length=32),
+    BeforeValidator(_as_text),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": QUANTITY_PATTERN,
+            "maxLength": 32,
+            "x-kubernetes-int-or-string": True,
+        }
+    ),
+]
+"""A Kubernetes quantity, as text."""

@@ -1,0 +1,26 @@
+"""The specification of a FineTuneJob, a module for each of its parts."""
+
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import AdapterSpec, MethodSpec, QuantizationSpec
+from finetune_api.spec.output import OutputSpec
+from finetune_api.spec.placement import PodSpec, ResourcesSpec, SchedulingSpec, Toleration
+from finetune_api.spec.source import DatasetSpec, EvalDatasetSpec, ModelSpec, SecretReference
+from finetune_api.spec.training import CheckpointSpec, TrainingSpec
+
+__all__ = [
+    "AdapterSpec",
+    "CheckpointSpec",
+    "DatasetSpec",
+    "EvalDatasetSpec",
+    "FineTuneJobSpec",
+    "MethodSpec",
+    "ModelSpec",
+    "OutputSpec",
+    "PodSpec",
+    "QuantizationSpec",
+    "ResourcesSpec",
+    "SchedulingSpec",
+    "SecretReference",
+    "Toleration",
+    "TrainingSpec",
+]

@@ -1,0 +1,46 @@
+"""The whole specification."""
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from finetune_api.base import ApiModel
+from finetune_api.spec.method import MethodSpec
+from finetune_api.spec.output import OutputSpec
+from finetune_api.spec.placement import PodSpec, ResourcesSpec, SchedulingSpec
+from finetune_api.spec.source import DatasetSpec, ModelSpec
+from finetune_api.spec.training import TrainingSpec
+
+MUTABLE_FIELDS: Final = frozenset({"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds"})
+"""Fields of the spec that may change after creation; of `scheduling`, `priorityClassName` may too."""
+
+
+class FineTuneJobSpec(ApiModel):
+    """What to fine-tune, on what, how, and where the result goes. `model.uri`, `dataset.uri` and `output.uri` are enough."""
+
+    model: ModelSpec
+    """The base model."""
+    dataset: DatasetSpec
+    """The data to learn from."""
+    method: MethodSpec = Field(default_factory=MethodSpec)
+    """How the model is tuned: QLoRA unless said otherwise."""
+    training: TrainingSpec = Field(default_factory=TrainingSpec)
+    """Hyperparameters."""
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    """Devices, memory and processor time."""
+    scheduling: SchedulingSpec = Field(default_factory=SchedulingSpec)
+    """Queue and priority."""
+    pod: PodSpec = Field(default_factory=PodSpec)
+    """The few other parts of the trainer's pod that may be set."""
+    output: OutputSpec
+    """Where results go."""
+    suspend: bool = False
+    """Stop the run after a checkpoint and give its GPUs back; `false` lets it go on from there."""
+    backoff_limit: Annotated[int, Field(ge=0, le=100)] = 3
+    """Crashes to get over before the run fails. Preemption, drain and suspension are not counted; faults that no retry can mend
+    fail the run at once."""
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    """Longest time from start (or from the last resume) to end, in seconds."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = 604_800
+    """How long the run's Job and pods (and with them the logs) are kept after its end, in seconds; `null` keeps them. The
+    FineTuneJob itself stays."""

@@ -1,0 +1,93 @@
+"""Where the base model and the data come from."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from finetune_api.base import ApiModel
+from finetune_api.uri import DatasetUri, ModelUri
+
+DnsName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+"""A DNS-1123 subdomain, as most Kubernetes objects are named."""
+EndpointUrl = Annotated[str, Field(max_length=512, pattern=r"^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/?$")]
+Revision = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+
+DatasetFormat = Literal["auto", "messages", "prompt-completion", "instruction", "sharegpt", "text"]
+
+
+class SecretReference(ApiModel):
+    """Names a Secret in the FineTuneJob's own namespace."""
+
+    name: DnsName
+    """Name of the Secret. There is no namespace field: a job reaches only what lies beside it."""
+
+
+class ModelSpec(ApiModel):
+    """The base model."""
+
+    uri: ModelUri
+    """Where the base model lies: `hf://organisation/name`, `s3://bucket/path`, `https://host/path` or `pvc://claim/path`; a
+    folder with `config.json`, a tokenizer and safetensors weights. Local runs also take `file:///path`."""
+    revision: Revision | None = None
+    """Branch, tag or (best) commit of a hub model. What it resolved to is recorded in the artifact's manifest."""
+    credentials_secret: SecretReference | None = None
+    """Secret with the credentials for `uri`: `HF_TOKEN`; or `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and, where needed,
+    `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`); or `HTTP_BEARER_TOKEN`."""
+    endpoint_url: EndpointUrl | None = None
+    """Endpoint of an S3-compatible store or of a hub mirror. Defaults to `AWS_ENDPOINT_URL` or `HF_ENDPOINT` of the Secret, then
+    to the service's own."""
+
+
+class EvalDatasetSpec(ApiModel):
+    """Data held out for evaluation, where it is not split off from the training data."""
+
+    uri: DatasetUri
+    """Where the evaluation data lies; same schemes and formats as `dataset.uri`."""
+    revision: Revision | None = None
+    """Branch, tag or commit of a hub dataset."""
+    split: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
+    """Split of a hub dataset; `test` if it is not given."""
+    credentials_secret: SecretReference | None = None
+    """Secret with the credentials for `uri`; keys as in `model.credentialsSecret`."""
+    endpoint_url: EndpointUrl | None = None
+    """Endpoint of an S3-compatible store or of a hub mirror."""
+
+
+class DatasetSpec(ApiModel):
+    """The data to learn from."""
+
+    uri: DatasetUri
+    """Where the data lies: a `.jsonl`, `.json`, `.csv` or `.parquet` file (or any of these gzipped), a folder of such files, or a
+    hub dataset, at `hf://organisation/name`, `s3://bucket/path`, `https://host/path` or `pvc://claim/path`."""
+    format: DatasetFormat = "auto"
+    """Shape of a row. `auto` finds it out from the columns: `messages` (a list of role and content), `prompt-completion`,
+    `instruction` (alpaca: instruction, input, output), `sharegpt` (conversations of from and value), `text`."""
+    revision: Revision | None = None
+    """Branch, tag or commit of a hub dataset."""
+    split: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
+    """Split of a hub dataset; `train` if it is not given."""
+    credentials_secret: SecretReference | None = None
+    """Secret with the credentials for `uri`; keys as in `model.credentialsSecret`."""
+    endpoint_url: EndpointUrl | None = None
+    """Endpoint of an S3-compatible store or of a hub mirror."""
+    eval_fraction: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Share of the examples held out for evaluation, chosen by `training.seed`; 0 turns evaluation off. 0.05 if neither this nor
+    `eval` is given."""
+    eval: EvalDatasetSpec | None = None
+    """A dataset of its own for evaluation, instead of `evalFraction`."""
+
+    @model_validator(mode="after")
+    def _one_source_of_evaluation(self) -> Self:
+        if self.eval is not None and self.eval_fraction is not None:
+            raise ValueError("evalFraction and eval exclude each other; remove one of them")
+        return self
+
+    @property
+    def resolved_eval_fraction(self) -> float:
+        """Share of the examples to hold out, with the default applied."""
+        if self.eval_fraction is not None:
+            return self.eval_fraction
+        return 0.0 if self.eval is not None else DEFAULT_EVAL_FRACTION
+
+
+DEFAULT_EVAL_FRACTION = 0.05

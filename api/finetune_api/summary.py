@@ -1,0 +1,73 @@
+"""The trainer's last word: a termination message that outlives an operator that was down."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from finetune_api.artifact import Artifact
+from finetune_api.base import StoredModel
+from finetune_api.names import SUMMARY_MAX_BYTES
+from finetune_api.progress import DatasetCounts, Metrics, Progress
+from finetune_api.reasons import Reason
+
+_ELLIPSIS = "…"
+
+
+class TrainerSummary(StoredModel):
+    """How a trainer's pod ended. At most 4,096 bytes as JSON: see :func:`encode_summary`."""
+
+    outcome: Literal["completed", "interrupted", "failed"]
+    """How it ended."""
+    reason: Reason
+    """Why, for machines."""
+    message: Annotated[str, Field(max_length=4096)] = ""
+    """Why, for people."""
+    progress: Progress | None = None
+    """How far the run came."""
+    metrics: Metrics = Field(default_factory=Metrics)
+    """The last figures."""
+    dataset: DatasetCounts | None = None
+    """What became of the data."""
+    artifacts: Annotated[list[Artifact], Field(max_length=8)] = Field(default_factory=list)
+    """What was published and verified."""
+    checkpoint_step: Annotated[int, Field(ge=0)] | None = None
+    """Step of the newest complete checkpoint."""
+    device: str | None = None
+    """Device that was trained on."""
+
+
+def encode_summary(summary: TrainerSummary) -> str:
+    """Return ``summary`` as JSON of at most :data:`SUMMARY_MAX_BYTES` bytes.
+
+    What is too much goes in this order: every other point of the curve, the curve, the end of the message. Outcome, reason and
+    artifacts always stay.
+    """
+    while len(text := _dump(summary)) > SUMMARY_MAX_BYTES and summary.metrics.history:
+        thinned = summary.metrics.history[1::2] if len(summary.metrics.history) > 8 else []
+        summary = summary.model_copy(update={"metrics": summary.metrics.model_copy(update={"history": thinned})})
+    low, high = 0, len(summary.message)
+    if len(text) <= SUMMARY_MAX_BYTES:
+        return text.decode()
+    while low < high:  # the longest message that fits; escaping makes its length in bytes no simple sum
+        middle = (low + high + 1) // 2
+        if len(_dump(_shorten(summary, middle))) <= SUMMARY_MAX_BYTES:
+            low = middle
+        else:
+            high = middle - 1
+    return _dump(_shorten(summary, low)).decode()
+
+
+def decode_summary(text: str) -> TrainerSummary | None:
+    """Return the summary in a termination message, or None where there is none (the kubelet's own words, say)."""
+    try:
+        return TrainerSummary.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
+def _dump(summary: TrainerSummary) -> bytes:
+    return summary.model_dump_json(exclude_none=True).encode()
+
+
+def _shorten(summary: TrainerSummary, length: int) -> TrainerSummary:
+    return summary.model_copy(update={"message": summary.message[:length] + _ELLIPSIS})

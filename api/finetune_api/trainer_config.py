@@ -1,0 +1,62 @@
+"""The trainer's whole configuration, as the operator puts it in the Job."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.base import StoredModel
+from finetune_api.names import TOKEN_PATH, WORK_DIR
+from finetune_api.report import JobReference
+from finetune_api.spec.method import MethodSpec
+from finetune_api.spec.output import OutputSpec
+from finetune_api.spec.source import DatasetSpec, ModelSpec
+from finetune_api.spec.training import TrainingSpec
+
+
+class ReportingConfig(StoredModel):
+    """How the trainer reaches the operator."""
+
+    url: Annotated[str, Field(pattern=r"^https://")]
+    """Where reports are POSTed to."""
+    ca_certificate: str
+    """PEM of the certificate authority that the receiver's certificate is checked against."""
+    token_path: str = TOKEN_PATH
+    """File with the bearer token; read anew for each report, since the kubelet renews it."""
+    interval_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Shortest time between two reports."""
+
+
+class DeviceConfig(StoredModel):
+    """What the trainer may expect to find."""
+
+    gpus: Annotated[int, Field(ge=0)]
+    """GPUs that the pod asked for."""
+    allow_cpu: bool = False
+    """Train on the CPU although GPUs were asked for: for development clusters that advertise GPUs they don't have."""
+
+
+class TrainerConfig(StoredModel):
+    """One run, fully resolved: the same configuration gives the same run, with or without Kubernetes."""
+
+    schema_version: Literal[1] = 1
+    """Version of this format."""
+    job: JobReference
+    """The run."""
+    attempt: Annotated[int, Field(ge=0)] = 0
+    """Number of the attempt."""
+    model: ModelSpec
+    """The base model."""
+    dataset: DatasetSpec
+    """The data."""
+    method: MethodSpec
+    """How the model is tuned."""
+    training: TrainingSpec
+    """Hyperparameters."""
+    output: OutputSpec
+    """Where results go."""
+    device: DeviceConfig
+    """What the trainer may expect to find."""
+    reporting: ReportingConfig | None = None
+    """How to report; absent in local runs."""
+    work_dir: str = WORK_DIR
+    """Scratch folder: downloads, prepared data, local checkpoints."""
