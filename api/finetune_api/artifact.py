@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel, StoredModel, Timestamp
+from finetune_api.base import StoredModel, Timestamp
 
 MANIFEST_NAME = "manifest.json"
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -65,7 +65,7 @@ class ArtifactManifest(StoredModel):
     """When the manifest was written."""
 
 
-class Artifact(ApiModel):
+class Artifact(StoredModel):
     """An artifact as status shows it."""
 
     name: Annotated[str, Field(min_length=1, max_length=63)]

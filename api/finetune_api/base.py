@@ -1,10 +1,16 @@
 """What every model of this package has in common."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, model_validator
 from pydantic.alias_generators import to_camel
+
+from finetune_api.rules import Rule, add_to_schema, check
+
+
+def _show_rules(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    add_to_schema(getattr(model, "rules", ()), schema)
 
 
 class ApiModel(BaseModel):
@@ -22,7 +28,16 @@ class ApiModel(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
+        json_schema_extra=_show_rules,
     )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    """Rules over several fields at once."""
+
+    @model_validator(mode="after")
+    def _obey_rules(self) -> Self:
+        check(self.rules, self)
+        return self
 
 
 class StoredModel(ApiModel):

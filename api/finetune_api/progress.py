@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel, Timestamp
+from finetune_api.base import StoredModel, Timestamp
 from finetune_api.names import HISTORY_MAX_POINTS
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -12,7 +12,7 @@ Measure = Annotated[float, Field(ge=0, le=1e15)]
 Loss = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
-class Progress(ApiModel):
+class Progress(StoredModel):
     """How far the run is."""
 
     percentage: Annotated[int, Field(ge=0, le=100)]
@@ -29,7 +29,7 @@ class Progress(ApiModel):
     """When the trainer measured this."""
 
 
-class LossPoint(ApiModel):
+class LossPoint(StoredModel):
     """One point of the loss curve."""
 
     step: Count
@@ -38,7 +38,7 @@ class LossPoint(ApiModel):
     """Training loss there."""
 
 
-class Metrics(ApiModel):
+class Metrics(StoredModel):
     """What the trainer measures. All numbers are finite; one that isn't known is absent."""
 
     loss: Loss | None = None
@@ -61,7 +61,7 @@ class Metrics(ApiModel):
     """The loss curve, thinned to at most 64 points over the whole run."""
 
 
-class DatasetCounts(ApiModel):
+class DatasetCounts(StoredModel):
     """What became of the data."""
 
     examples: Count

@@ -13,14 +13,10 @@ class Reason(StrEnum):
     """The specification contradicts itself, or asks for what this operator does not have; the message names each field."""
 
     # On the way to training
-    CREATING = "Creating"
-    """The Job is being created."""
     WAITING_FOR_POD = "WaitingForPod"
-    """The Job exists, its pod not yet."""
+    """The Job and its pod are being created, and a node is found for it."""
     QUEUED = "Queued"
     """The run waits in its queue."""
-    SCHEDULING = "Scheduling"
-    """The pod waits for the scheduler."""
     UNSCHEDULABLE = "Unschedulable"
     """No node can take the pod; the message says why."""
     STARTING = "Starting"

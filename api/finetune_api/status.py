@@ -81,6 +81,8 @@ class PodReference(StoredModel):
     """Node that it is on."""
     start_time: Timestamp | None = None
     """When its container started."""
+    end_time: Timestamp | None = None
+    """When it ended; set once its time is in `gpuSeconds`."""
 
 
 class FineTuneJobStatus(StoredModel):

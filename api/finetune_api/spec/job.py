@@ -11,8 +11,8 @@ from finetune_api.spec.placement import PodSpec, ResourcesSpec, SchedulingSpec
 from finetune_api.spec.source import DatasetSpec, ModelSpec
 from finetune_api.spec.training import TrainingSpec
 
-MUTABLE_FIELDS: Final = frozenset({"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds"})
-"""Fields of the spec that may change after creation; of `scheduling`, `priorityClassName` may too."""
+MUTABLE_FIELDS: Final = frozenset({"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "scheduling.priorityClassName"})
+"""Fields of the spec that may change after creation, by path below it."""
 
 
 class FineTuneJobSpec(ApiModel):

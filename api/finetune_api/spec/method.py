@@ -1,11 +1,12 @@
 """What is learnt, by which adapter, on a base of which precision."""
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from finetune_api.base import ApiModel
+from finetune_api.rules import Rule
 
 Objective = Literal["sft"]
 AdapterType = Literal["lora"]
@@ -75,8 +76,11 @@ class MethodSpec(ApiModel):
     quantization: QuantizationSpec = Field(default_factory=QuantizationSpec)
     """Precision of the frozen base."""
 
-    @model_validator(mode="after")
-    def _dora_needs_known_layers(self) -> Self:
-        if self.adapter.dora and self.quantization.type == "int8":
-            raise ValueError("adapter.dora is not supported on an int8 base; use quantization.type nf4, fp4 or none")
-        return self
+    rules = (
+        Rule(
+            cel="!(self.adapter.dora && self.quantization.type == 'int8')",
+            holds=lambda method: not (method.adapter.dora and method.quantization.type == "int8"),
+            message="adapter.dora is not supported on an int8 base; use quantization.type nf4, fp4 or none",
+            field="adapter.dora",
+        ),
+    )

@@ -1,11 +1,12 @@
 """What the trainer's pod asks of the cluster."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from finetune_api.base import ApiModel
 from finetune_api.quantity import Quantity
+from finetune_api.rules import Obeys, Rule
 from finetune_api.spec.source import DnsName, SecretReference
 
 _DOMAIN = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
@@ -13,10 +14,27 @@ _NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
 LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=f"^({_DOMAIN}/)?{_NAME}$")]
 LabelValue = Annotated[str, Field(max_length=63, pattern=f"^({_NAME})?$")]
 ResourceName = Annotated[str, Field(min_length=3, max_length=253, pattern=f"^{_DOMAIN}/{_NAME}$")]
-EnvName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
-RESERVED_LABEL_DOMAINS = ("finetune.dev/", "kubernetes.io/", "k8s.io/", "kueue.x-k8s.io/", "batch.kubernetes.io/")
-RESERVED_ENV_PREFIXES = ("FINETUNE_", "KUBERNETES_", "LD_", "PYTHON")
+RESERVED_LABEL_DOMAINS: Final = ("finetune.dev", "kubernetes.io", "k8s.io", "x-k8s.io")
+"""Labels of these domains and of those below them belong to the operator, to Kubernetes and to Kueue."""
+RESERVED_ENV_PREFIXES: Final = ("FINETUNE_", "KUBERNETES_", "LD_", "NVIDIA_", "PYTHON")
+"""Variables that the trainer's own configuration, its interpreter and the device plugin (`NVIDIA_VISIBLE_DEVICES`) go by."""
+
+ENV_NAME_RULE: Final = Rule(
+    cel=f"!{list(RESERVED_ENV_PREFIXES)}.exists(prefix, self.startsWith(prefix))",
+    holds=lambda name: not name.startswith(RESERVED_ENV_PREFIXES),
+    message=f"must not begin with a reserved prefix ({', '.join(RESERVED_ENV_PREFIXES)})",
+)
+LABEL_DOMAIN_RULE: Final = Rule(
+    cel=f"self.all(key, !{list(RESERVED_LABEL_DOMAINS)}.exists(domain, key.startsWith(domain + '/') || key.contains('.' + domain + '/')))",
+    holds=lambda labels: (
+        not any(f".{key}".split("/")[0].endswith(f".{domain}") and "/" in key for key in labels for domain in RESERVED_LABEL_DOMAINS)
+    ),
+    message=f"must not have labels of a reserved domain ({', '.join(RESERVED_LABEL_DOMAINS)})",
+)
+
+
+EnvName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), Obeys(ENV_NAME_RULE)]
 
 
 class ResourcesSpec(ApiModel):
@@ -66,7 +84,7 @@ class EnvVar(ApiModel):
     """An environment variable that is no secret."""
 
     name: EnvName
-    """Name; `FINETUNE_`, `KUBERNETES_`, `LD_` and `PYTHON` prefixes are reserved."""
+    """Name; the prefixes `FINETUNE_`, `KUBERNETES_`, `LD_`, `NVIDIA_` and `PYTHON` are reserved."""
     value: Annotated[str, Field(max_length=4096)] = ""
     """Value, in plain sight: put secrets in a Secret."""
 
@@ -78,7 +96,7 @@ class PodSpec(ApiModel):
     """Node labels that the pod needs."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = Field(default_factory=list)
     """Taints that the pod bears. One for `gpuResource` is always added when GPUs are asked for."""
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = Field(default_factory=dict)
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32), Obeys(LABEL_DOMAIN_RULE)] = Field(default_factory=dict)
     """Labels added to Job and pod; the domains of Kubernetes, Kueue and this operator are reserved."""
     env: Annotated[list[EnvVar], Field(max_length=64)] = Field(default_factory=list)
     """Environment variables added to the trainer."""

@@ -1,10 +1,11 @@
 """Where the base model and the data come from."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from finetune_api.base import ApiModel
+from finetune_api.rules import Rule
 from finetune_api.uri import DatasetUri, ModelUri
 
 DnsName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
@@ -76,11 +77,14 @@ class DatasetSpec(ApiModel):
     eval: EvalDatasetSpec | None = None
     """A dataset of its own for evaluation, instead of `evalFraction`."""
 
-    @model_validator(mode="after")
-    def _one_source_of_evaluation(self) -> Self:
-        if self.eval is not None and self.eval_fraction is not None:
-            raise ValueError("evalFraction and eval exclude each other; remove one of them")
-        return self
+    rules = (
+        Rule(
+            cel="!(has(self.eval) && has(self.evalFraction))",
+            holds=lambda dataset: dataset.eval is None or dataset.eval_fraction is None,
+            message="evalFraction and eval exclude each other; remove one of them",
+            field="evalFraction",
+        ),
+    )
 
     @property
     def resolved_eval_fraction(self) -> float:

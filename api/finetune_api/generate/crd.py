@@ -1,0 +1,177 @@
+"""The CustomResourceDefinition: the models' schema in the dialect of the API server (structural OpenAPI v3.0, with CEL)."""
+
+from typing import Any, Final
+
+from finetune_api.generate.immutability import add_immutability
+from finetune_api.generate.model_schema import Schema, build_model_schema
+from finetune_api.names import CATEGORIES, GROUP, KIND, PLURAL, SHORT_NAME, SINGULAR, VERSION
+from finetune_api.resource import NAME_RULE, FineTuneJob
+from finetune_api.rules import CEL_KEY
+
+_KEPT: Final = (
+    "description",
+    "type",
+    "format",
+    "default",
+    "enum",
+    "minimum",
+    "maximum",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "required",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-map-type",
+)
+"""Keywords that mean the same in both dialects."""
+
+_COLUMNS: Final = (
+    ("Phase", "string", ".status.phase", 0, "Where the run stands."),
+    ("Progress", "integer", ".status.progress.percentage", 0, "Share of the optimizer steps done, in percent."),
+    ("Loss", "number", ".status.metrics.loss", 0, "Training loss of the last logged steps."),
+    ("GPUs", "integer", ".spec.resources.gpus", 0, "GPUs of the run."),
+    ("Queue", "string", ".spec.scheduling.queueName", 0, "Kueue LocalQueue that the run waits in."),
+    ("Restarts", "integer", ".status.restarts", 0, "Pods started beyond the first."),
+    ("Age", "date", ".metadata.creationTimestamp", 0, "Time since the FineTuneJob was created."),
+    ("ETA", "integer", ".status.progress.estimatedRemainingSeconds", 1, "Time to the end at the present speed, in seconds."),
+    ("Model", "string", ".spec.model.uri", 1, "Base model."),
+    ("Artifact", "string", ".status.artifacts[0].uri", 1, "Where the adapter lies."),
+    ("Reason", "string", '.status.conditions[?(@.type=="Succeeded")].reason', 1, "Why the run stands where it stands."),
+)
+
+
+def build_crd() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of FineTuneJob."""
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": [
+            {"name": name, "type": kind, "jsonPath": path, "priority": priority, "description": text}
+            for name, kind, path, priority, text in _COLUMNS
+        ],
+        "schema": {"openAPIV3Schema": build_openapi_schema()},
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": SINGULAR,
+                "shortNames": [SHORT_NAME],
+                "categories": list(CATEGORIES),
+            },
+            "versions": [version],
+        },
+    }
+
+
+def build_openapi_schema() -> Schema:
+    """Return the structural schema of a FineTuneJob. Its spec is closed to change, its status bare of defaults.
+
+    A default in status would show as a fact what nobody has observed.
+    """
+    root = build_model_schema(FineTuneJob)
+    spec = _to_structural(root["properties"]["spec"])
+    add_immutability(spec)
+    return {
+        "description": root["description"],
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": _without_defaults(_to_structural(root["properties"]["status"])),
+        },
+        CEL_KEY: [NAME_RULE.to_schema()],
+    }
+
+
+def _to_structural(schema: Schema) -> Schema:
+    schema, nullable = _split_null(schema)
+    structural: Schema = {keyword: schema[keyword] for keyword in _KEPT if keyword in schema}
+    if nullable:
+        if structural.get("default", None) is None:
+            structural.pop("default", None)
+        else:
+            structural["nullable"] = True
+    if "const" in schema:
+        structural["enum"] = [schema["const"]]
+    for bound, limit in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if bound in schema:
+            structural[limit], structural[bound] = schema[bound], True
+    rules = list(schema.get(CEL_KEY, []))
+    if "properties" in schema:
+        structural["properties"] = {name: _to_structural(value) for name, value in schema["properties"].items()}
+    if "items" in schema:
+        structural["items"] = _to_structural(schema["items"])
+    if structural.get("type") == "object" and "properties" not in schema:
+        structural["additionalProperties"] = _map_values(schema)
+        rules = [*_key_rules(schema), *rules]
+    if schema.get("x-kubernetes-int-or-string"):
+        structural["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+        structural.pop("type", None)
+    if rules:
+        structural[CEL_KEY] = rules
+    return structural
+
+
+def _split_null(schema: Schema) -> tuple[Schema, bool]:
+    """Take the null out of ``anyOf: [X, null]``: an absent field says the same."""
+    options = schema.get("anyOf", [])
+    kept = [option for option in options if option != {"type": "null"}]
+    if len(kept) == len(options):
+        return schema, False
+    if len(kept) != 1:
+        raise ValueError(f"the API server knows no choice of types: {schema}")
+    return {**kept[0], **{keyword: value for keyword, value in schema.items() if keyword != "anyOf"}}, True
+
+
+def _map_values(schema: Schema) -> Schema:
+    values = [*schema.get("patternProperties", {}).values()]
+    if isinstance(schema.get("additionalProperties"), dict):
+        values.append(schema["additionalProperties"])
+    if len(values) != 1:
+        raise ValueError(f"the API server knows only maps with one type of value: {schema}")
+    return _to_structural(values[0])
+
+
+def _key_rules(schema: Schema) -> list[dict[str, str]]:
+    """Say in CEL what OpenAPI v3.0 can't say of a map's keys."""
+    names = schema.get("propertyNames", {})
+    patterns = [*schema.get("patternProperties", {}), *([names["pattern"]] if "pattern" in names else [])]
+    checks = [f"key.matches({_quote(pattern)})" for pattern in patterns]
+    if "maxLength" in names:
+        checks.append(f"key.size() <= {names['maxLength']}")
+    if not checks:
+        return []
+    return [{"rule": f"self.all(key, {' && '.join(checks)})", "message": "keys must have the form [domain/]name, each part as in a label"}]
+
+
+def _quote(text: str) -> str:
+    """Return ``text`` as a CEL string."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _without_defaults(schema: Schema) -> Schema:
+    bare = {keyword: value for keyword, value in schema.items() if keyword != "default"}
+    if "properties" in bare:
+        bare["properties"] = {name: _without_defaults(value) for name, value in bare["properties"].items()}
+    if "items" in bare:
+        bare["items"] = _without_defaults(bare["items"])
+    return bare
