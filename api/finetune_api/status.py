@@ -8,6 +8,7 @@ from pydantic import Field
 from finetune_api.artifact import Artifact
 from finetune_api.base import StoredModel, Timestamp
 from finetune_api.progress import DatasetCounts, Metrics, Progress
+from finetune_api.rules import UniqueBy
 
 
 class Phase(StrEnum):
@@ -92,7 +93,7 @@ class FineTuneJobStatus(StoredModel):
     """Generation of the specification that this status speaks of."""
     phase: Phase | None = None
     """Where the run stands, for people."""
-    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(default_factory=list)
+    conditions: Annotated[list[Condition], Field(max_length=16), UniqueBy("type")] = Field(default_factory=list)
     """Where the run stands, for machines."""
     attempt: Annotated[int, Field(ge=0)] | None = None
     """Number of the attempt, from 0."""

@@ -1,0 +1,65 @@
+"""Acting: the calls that a plan asks for."""
+
+import logging
+from collections.abc import Callable
+
+from finetune_api.reasons import Reason
+from finetune_api.trainer_config import ReportingConfig
+from finetune_operator.desired.job import build_job
+from finetune_operator.kube.client import JOBS, ApiError, KubeClient
+from finetune_operator.kube.store import Store
+from finetune_operator.objects import controller_uid_of, name_of
+from finetune_operator.observation import Observation, Refusal
+from finetune_operator.plan.actions import Action, CreateJob, DeleteJob, PatchJob
+from finetune_operator.settings import TrainerSettings
+from finetune_operator.status.diagnosis import diagnose_refusal
+
+log = logging.getLogger(__name__)
+
+
+class Actor:
+    """Carries out actions and puts the answers into the store, so that the next look sees them."""
+
+    def __init__(self, client: KubeClient, store: Store, trainer: TrainerSettings, reporting: Callable[[], ReportingConfig | None]) -> None:
+        self._client = client
+        self._store = store
+        self._trainer = trainer
+        self._reporting = reporting
+
+    async def apply_action(self, action: Action, observation: Observation) -> Refusal | None:
+        """Carry out one action; return why the API server refused it, where it did so for good.
+
+        :raises ApiError: the call can be tried again.
+        """
+        match action:
+            case CreateJob(attempt):
+                return await self._create(attempt, observation)
+            case PatchJob(name, uid, patch):
+                body = await self._client.merge_patch(JOBS, observation.ref.namespace, name, {**patch, "metadata": {"uid": uid}})
+                self._store.put(JOBS, body)
+            case DeleteJob(name, uid):
+                await self._client.delete(JOBS, observation.ref.namespace, name, uid=uid)
+        return None
+
+    async def _create(self, attempt: int, observation: Observation) -> Refusal | None:
+        assert observation.spec is not None  # noqa: S101  # no plan creates a Job without a valid specification
+        manifest = build_job(observation.spec, observation.ref, attempt, trainer=self._trainer, reporting=self._reporting())
+        namespace, name = observation.ref.namespace, name_of(manifest)
+        try:
+            body = await self._client.create(JOBS, namespace, manifest)
+        except ApiError as error:
+            if error.transient:
+                raise
+            if not error.conflict:
+                diagnosis = diagnose_refusal(error.message)
+                return Refusal(diagnosis.reason, diagnosis.message)
+            # It exists: made by an earlier try whose answer was lost, or by someone else.
+            body = await self._client.get(JOBS, namespace, name)
+            if controller_uid_of(body) != observation.ref.uid:
+                message = f"A Job named {name} exists and is not this run's. Delete or rename it, and this run's Job is created."
+                return Refusal(Reason.NAME_TAKEN, message)
+        self._store.put(JOBS, body)
+        log.info(
+            "job created", extra={"job": str(observation.ref.name), "namespace": namespace, "uid": observation.ref.uid, "attempt": attempt}
+        )
+        return None

@@ -1,0 +1,1 @@
+"""Pure builders: from a FineTuneJob to the manifests that should exist."""

@@ -1,0 +1,86 @@
+"""The Job of one attempt."""
+
+from typing import Any
+
+from finetune_api.exit_codes import codes_with_retry
+from finetune_api.names import (
+    API_VERSION,
+    KIND,
+    LABEL_ATTEMPT,
+    LABEL_JOB_NAME,
+    LABEL_JOB_UID,
+    LABEL_MANAGED_BY,
+    LABEL_QUEUE_NAME,
+    MANAGED_BY,
+    TRAINER_CONTAINER,
+)
+from finetune_api.report import JobReference
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.trainer_config import ReportingConfig
+from finetune_operator.desired.config import build_trainer_config
+from finetune_operator.desired.names import build_job_name
+from finetune_operator.desired.pod import build_pod_spec
+from finetune_operator.settings import TrainerSettings
+
+Manifest = dict[str, Any]
+
+
+def build_job(
+    spec: FineTuneJobSpec, owner: JobReference, attempt: int, *, trainer: TrainerSettings, reporting: ReportingConfig | None
+) -> Manifest:
+    """Return the Job of ``attempt``, owned by the FineTuneJob ``owner``."""
+    config = build_trainer_config(spec, owner, attempt, simulated_gpus=trainer.simulated_gpus, reporting=reporting)
+    labels = {
+        **spec.pod.labels,
+        LABEL_MANAGED_BY: MANAGED_BY,
+        LABEL_JOB_NAME: owner.name[:63].rstrip("-._"),
+        LABEL_JOB_UID: owner.uid,
+        LABEL_ATTEMPT: str(attempt),
+    }
+    queued = spec.scheduling.queue_name is not None
+    job_labels = {**labels, LABEL_QUEUE_NAME: spec.scheduling.queue_name} if queued else labels
+    job_spec: Manifest = {
+        "backoffLimit": spec.backoff_limit,
+        "completions": 1,
+        "parallelism": 1,
+        # A queue admits the Job by lifting its suspension.
+        "suspend": queued,
+        # The next trainer must not start while the last one may still write.
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": build_failure_rules()},
+        "template": {
+            "metadata": {"labels": labels},
+            "spec": build_pod_spec(
+                spec, config, image=trainer.image, image_pull_policy=trainer.image_pull_policy, grace_seconds=trainer.grace_seconds
+            ),
+        },
+    }
+    if spec.active_deadline_seconds is not None:
+        job_spec["activeDeadlineSeconds"] = spec.active_deadline_seconds
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": build_job_name(owner.name, owner.uid, attempt),
+            "namespace": owner.namespace,
+            "labels": job_labels,
+            "ownerReferences": [
+                # Not blockOwnerDeletion: it would take the right to set finalizers, and deletion waits for nothing here.
+                {"apiVersion": API_VERSION, "kind": KIND, "name": owner.name, "uid": owner.uid, "controller": True}
+            ],
+        },
+        "spec": job_spec,
+    }
+
+
+def build_failure_rules() -> list[Manifest]:
+    """Return the pod failure policy that follows from the trainer's exit codes. The first rule that fits decides."""
+
+    def on_exit(action: str, codes: list[int]) -> Manifest:
+        return {"action": action, "onExitCodes": {"containerName": TRAINER_CONTAINER, "operator": "In", "values": codes}}
+
+    return [
+        on_exit("FailJob", codes_with_retry("never")),
+        on_exit("Ignore", codes_with_retry("free")),
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]

@@ -1,0 +1,16 @@
+"""Names that follow from the FineTuneJob alone, so that a second attempt to create the same thing meets the first."""
+
+import hashlib
+from typing import Final
+
+MAX_JOB_NAME: Final = 63
+"""The Job controller puts the name into a label of the pods."""
+
+
+def build_job_name(name: str, uid: str, attempt: int) -> str:
+    """Return the name of the Job of ``attempt``: ``<name>-<five characters of the UID's hash>-<attempt>``.
+
+    The hash keeps a FineTuneJob that was deleted and made anew apart from the Job of its namesake, which may still be ending.
+    """
+    suffix = f"-{hashlib.sha256(uid.encode()).hexdigest()[:5]}-{attempt}"
+    return name[: MAX_JOB_NAME - len(suffix)].rstrip("-.") + suffix

@@ -1,0 +1,154 @@
+"""The trainer's pod: under the restricted Pod Security Standard, with nothing in it that its user may not have."""
+
+from typing import Any, Final
+
+from finetune_api.names import (
+    ENV_CONFIG,
+    ENV_POD_NAME,
+    ENV_PREFIX_DATASET,
+    ENV_PREFIX_EVAL,
+    ENV_PREFIX_MODEL,
+    ENV_PREFIX_OUTPUT,
+    PVC_MOUNT_ROOT,
+    TERMINATION_MESSAGE_PATH,
+    TOKEN_DIR,
+    TRAINER_CONTAINER,
+    WORK_DIR,
+    report_audience,
+)
+from finetune_api.quantity import parse_quantity
+from finetune_api.spec import FineTuneJobSpec, SecretReference
+from finetune_api.trainer_config import TrainerConfig
+from finetune_api.uri import parse_uri
+
+USER_ID: Final = 10001
+"""User and group of the trainer, as in the image."""
+TOKEN_SECONDS: Final = 3600
+"""Life of the report token; the kubelet renews it at 80%."""
+GPU_MEMORY_LABEL: Final = "nvidia.com/gpu.memory"
+"""Set by GPU feature discovery, in MiB."""
+
+Manifest = dict[str, Any]
+
+
+def build_pod_spec(spec: FineTuneJobSpec, config: TrainerConfig, *, image: str, image_pull_policy: str, grace_seconds: int) -> Manifest:
+    """Return the pod spec of the Job's template."""
+    claims = build_claims(spec)
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": grace_seconds,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": TRAINER_CONTAINER,
+                "image": image,
+                "imagePullPolicy": image_pull_policy,
+                "env": _build_env(spec, config),
+                "envFrom": _build_env_from(spec),
+                "resources": _build_resources(spec),
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "terminationMessagePath": TERMINATION_MESSAGE_PATH,
+                # Without a summary, the end of the log is the next best word.
+                "terminationMessagePolicy": "FallbackToLogsOnError",
+                "volumeMounts": [
+                    {"name": "work", "mountPath": WORK_DIR},
+                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  # the pod's own emptyDir
+                    {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  # likewise
+                    {"name": "report-token", "mountPath": TOKEN_DIR, "readOnly": True},
+                    *(
+                        {"name": f"claim-{index}", "mountPath": f"{PVC_MOUNT_ROOT}/{claim}", "readOnly": read_only}
+                        for index, (claim, read_only) in enumerate(claims.items())
+                    ),
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "work", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            {"name": "report-token", "projected": {"sources": [{"serviceAccountToken": _build_token(config)}]}},
+            *(
+                {"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": read_only}}
+                for index, (claim, read_only) in enumerate(claims.items())
+            ),
+        ],
+        **_build_placement(spec),
+    }
+
+
+def build_claims(spec: FineTuneJobSpec) -> dict[str, bool]:
+    """Return the volume claims that the URIs name, in order, and whether each is only read."""
+    sources = [spec.model.uri, spec.dataset.uri, *([spec.dataset.eval.uri] if spec.dataset.eval else [])]
+    claims: dict[str, bool] = {}
+    for uri, read_only in [*((uri, True) for uri in sources), (spec.output.uri, False)]:
+        location = parse_uri(uri)
+        if location.scheme == "pvc":
+            claims[location.authority] = claims.get(location.authority, True) and read_only
+    return claims
+
+
+def _build_token(config: TrainerConfig) -> Manifest:
+    return {"path": "token", "audience": report_audience(config.job.uid), "expirationSeconds": TOKEN_SECONDS}
+
+
+def _build_env(spec: FineTuneJobSpec, config: TrainerConfig) -> list[Manifest]:
+    return [
+        {"name": "HOME", "value": WORK_DIR},
+        *({"name": variable.name, "value": variable.value} for variable in spec.pod.env),
+        {"name": ENV_POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": ENV_CONFIG, "value": config.model_dump_json(exclude_none=True)},
+    ]
+
+
+def _build_env_from(spec: FineTuneJobSpec) -> list[Manifest]:
+    references: list[tuple[str, SecretReference | None]] = [
+        (ENV_PREFIX_MODEL, spec.model.credentials_secret),
+        (ENV_PREFIX_DATASET, spec.dataset.credentials_secret),
+        (ENV_PREFIX_EVAL, spec.dataset.eval.credentials_secret if spec.dataset.eval else None),
+        (ENV_PREFIX_OUTPUT, spec.output.credentials_secret),
+    ]
+    return [{"prefix": prefix, "secretRef": {"name": secret.name}} for prefix, secret in references if secret]
+
+
+def _build_resources(spec: FineTuneJobSpec) -> Manifest:
+    resources = spec.resources
+    requests = {"cpu": resources.cpu, "memory": resources.memory}
+    limits = {"memory": resources.memory}
+    if resources.ephemeral_storage is not None:
+        requests["ephemeral-storage"] = limits["ephemeral-storage"] = resources.ephemeral_storage
+    if resources.gpus:
+        requests[resources.gpu_resource] = limits[resources.gpu_resource] = str(resources.gpus)
+    return {"requests": requests, "limits": limits}
+
+
+def _build_placement(spec: FineTuneJobSpec) -> Manifest:
+    placement: Manifest = {}
+    tolerations = [toleration.model_dump(exclude_none=True) for toleration in spec.pod.tolerations]
+    if spec.resources.gpus:
+        tolerations.append({"key": spec.resources.gpu_resource, "operator": "Exists", "effect": "NoSchedule"})
+    if tolerations:
+        placement["tolerations"] = tolerations
+    if spec.pod.node_selector:
+        placement["nodeSelector"] = spec.pod.node_selector
+    if spec.resources.gpus and spec.resources.min_gpu_memory is not None:
+        least = int(parse_quantity(spec.resources.min_gpu_memory) / 2**20)
+        term = {"matchExpressions": [{"key": GPU_MEMORY_LABEL, "operator": "Gt", "values": [str(least - 1)]}]}
+        placement["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
+    if spec.scheduling.priority_class_name is not None:
+        placement["priorityClassName"] = spec.scheduling.priority_class_name
+    if spec.pod.image_pull_secrets:
+        placement["imagePullSecrets"] = [{"name": secret.name} for secret in spec.pod.image_pull_secrets]
+    return placement

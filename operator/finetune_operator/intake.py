@@ -1,0 +1,61 @@
+"""Taking in what the watches and lists show: into the store, and the key of the run concerned into the queue."""
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from finetune_api.names import LABEL_MANAGED_BY, MANAGED_BY
+from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS, KubeClient, Resource
+from finetune_operator.kube.store import Store
+from finetune_operator.objects import Object
+from finetune_operator.queue import WorkQueue
+
+SELECTORS: Final[dict[Resource, dict[str, str]]] = {
+    FINETUNEJOBS: {},
+    JOBS: {"labelSelector": f"{LABEL_MANAGED_BY}={MANAGED_BY}"},
+    PODS: {"labelSelector": f"{LABEL_MANAGED_BY}={MANAGED_BY}"},
+    EVENTS: {"fieldSelector": "involvedObject.kind=Job,reason=FailedCreate"},
+}
+"""What is watched, and what the server filters it by. The order matters: an Event is placed by its Job."""
+
+log = logging.getLogger(__name__)
+
+
+class Intake:
+    """The one way by which the outside world enters the store."""
+
+    def __init__(self, client: KubeClient, store: Store, queue: WorkQueue, namespaces: tuple[str, ...]) -> None:
+        self._client = client
+        self._store = store
+        self._queue = queue
+        self._namespaces = namespaces
+        self.last_resync = 0.0
+        """When the last complete comparison ended, on the monotonic clock; 0 before the first."""
+
+    def take(self, resource: Resource, event_type: str | None, body: Object) -> None:
+        """Take in one watch event."""
+        change = self._store.remove if event_type == "DELETED" else self._store.put
+        if owner := change(resource, body):
+            self._queue.add(owner)
+
+    async def resync(self) -> None:
+        """Compare the store with complete lists, so that what a broken watch has missed (deletions above all) is noticed.
+
+        :raises ApiError: a list failed; nothing is half taken over but whole kinds.
+        """
+        for resource, selectors in SELECTORS.items():
+            for namespace in self._namespaces or (None,):
+                listing = await self._client.list(resource, namespace, **selectors)
+                for owner in self._store.replace(resource, listing.items, listing.version, namespace):
+                    self._queue.add(owner)
+        self.last_resync = time.monotonic()
+
+    async def resync_forever(self, every_seconds: float) -> None:
+        """Resync at regular intervals; a failure waits for the next one."""
+        while True:
+            await asyncio.sleep(every_seconds)
+            try:
+                await self.resync()
+            except Exception:
+                log.exception("resync failed; the next one is in %.0f s", every_seconds)

@@ -1,0 +1,117 @@
+"""The newest state of the world that the watches have shown.
+
+Watch events, lists and the answers to our own writes all pass through :meth:`Store.put`; the newer resourceVersion wins, so that
+a late or replayed event never takes back what a write has shown, and a reconciliation always sees the operator's own writes.
+"""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from finetune_api.names import LABEL_JOB_UID
+from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS, Resource
+from finetune_operator.objects import Object, controller_uid_of, label_of, namespace_of, uid_of, version_of
+
+TOMBSTONES_KEPT: Final = 20_000
+"""UIDs of deleted objects that are remembered, so that a late answer does not bring one back."""
+
+
+class Store:
+    """Objects by kind and UID, with the FineTuneJob that each one belongs to."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Resource, dict[str, Object]] = {FINETUNEJOBS: {}, JOBS: {}, PODS: {}, EVENTS: {}}
+        self._jobs_of: defaultdict[str, set[str]] = defaultdict(set)
+        self._pods_of: defaultdict[str, set[str]] = defaultdict(set)
+        self._warning_of: dict[str, str] = {}
+        self._tombstones: OrderedDict[str, None] = OrderedDict()
+
+    def put(self, resource: Resource, body: Object) -> str | None:
+        """Keep ``body`` if it is newer than what is known; return the UID of the FineTuneJob concerned, or None if nothing changed."""
+        uid = uid_of(body)
+        known = self._objects[resource].get(uid)
+        if uid in self._tombstones or (known is not None and version_of(known) >= version_of(body)):
+            return None
+        self._objects[resource][uid] = body
+        if resource is EVENTS:
+            self._warning_of[body["involvedObject"].get("uid", "")] = uid
+        owner = self._owner_of(resource, body)
+        if owner is not None and (index := self._index_of(resource)) is not None:
+            index[owner].add(uid)
+        return owner
+
+    def remove(self, resource: Resource, body: Object) -> str | None:
+        """Forget ``body``; return the UID of the FineTuneJob concerned."""
+        uid = uid_of(body)
+        self._tombstones[uid] = None
+        while len(self._tombstones) > TOMBSTONES_KEPT:
+            self._tombstones.popitem(last=False)
+        self._objects[resource].pop(uid, None)
+        if resource is EVENTS and self._warning_of.get(target := body["involvedObject"].get("uid", "")) == uid:
+            del self._warning_of[target]
+        owner = self._owner_of(resource, body)
+        if owner is not None and (index := self._index_of(resource)) is not None and owner in index:
+            index[owner].discard(uid)
+            if not index[owner]:
+                del index[owner]
+        return owner
+
+    def replace(self, resource: Resource, bodies: Iterable[Object], version: int, namespace: str | None = None) -> Iterator[str]:
+        """Take over a complete list (of ``namespace``, or of all) as of ``version``.
+
+        Yields the UIDs of the FineTuneJobs concerned by what appeared, changed or went.
+        """
+        listed = {uid_of(body): body for body in bodies}
+        for body in listed.values():
+            if owner := self.put(resource, body):
+                yield owner
+        # What is newer than the list was made while it was under way: it isn't missing.
+        gone = [
+            body
+            for uid, body in self._objects[resource].items()
+            if uid not in listed and version_of(body) <= version and namespace in (None, namespace_of(body))
+        ]
+        for body in gone:
+            if owner := self.remove(resource, body):
+                yield owner
+
+    def finetunejob(self, uid: str) -> Object | None:
+        """Return the FineTuneJob with this UID."""
+        return self._objects[FINETUNEJOBS].get(uid)
+
+    def finetunejobs(self) -> list[Object]:
+        """Return every FineTuneJob."""
+        return list(self._objects[FINETUNEJOBS].values())
+
+    def jobs_of(self, uid: str) -> list[Object]:
+        """Return the Jobs that the FineTuneJob with this UID controls."""
+        jobs = (self._objects[JOBS][job] for job in self._jobs_of.get(uid, ()))
+        return [job for job in jobs if controller_uid_of(job) == uid]
+
+    def pods_of(self, uid: str) -> list[Object]:
+        """Return the pods that carry the label of the FineTuneJob with this UID; whose they are is for the caller to check."""
+        return [self._objects[PODS][pod] for pod in self._pods_of.get(uid, ())]
+
+    def pod(self, uid: str) -> Object | None:
+        """Return the pod with this UID."""
+        return self._objects[PODS].get(uid)
+
+    def job(self, uid: str) -> Object | None:
+        """Return the Job with this UID."""
+        return self._objects[JOBS].get(uid)
+
+    def warning_of(self, job_uid: str) -> Object | None:
+        """Return the newest Event that says why the Job with this UID could not create a pod."""
+        event = self._warning_of.get(job_uid)
+        return self._objects[EVENTS].get(event) if event else None
+
+    def _index_of(self, resource: Resource) -> defaultdict[str, set[str]] | None:
+        return self._jobs_of if resource is JOBS else self._pods_of if resource is PODS else None
+
+    def _owner_of(self, resource: Resource, body: Object) -> str | None:
+        if resource is FINETUNEJOBS:
+            return uid_of(body)
+        if resource is EVENTS:
+            job = self._objects[JOBS].get(body["involvedObject"].get("uid", ""))
+            return label_of(job, LABEL_JOB_UID) if job is not None else None
+        return label_of(body, LABEL_JOB_UID)

@@ -1,0 +1,142 @@
+"""The operator's process: everything is made here, and everything ends here."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Final
+
+import kopf
+from aiohttp import web
+
+from finetune_api.names import REPORT_PATH
+from finetune_api.trainer_config import ReportingConfig
+from finetune_operator.act import Actor
+from finetune_operator.handlers import build_kopf_settings, build_registry
+from finetune_operator.health import build_health_app
+from finetune_operator.intake import Intake
+from finetune_operator.kube.client import ApiError, KubeClient
+from finetune_operator.kube.store import Store
+from finetune_operator.logs import configure_logging
+from finetune_operator.observe import Observer
+from finetune_operator.queue import WorkQueue
+from finetune_operator.reconcile import Reconciler
+from finetune_operator.reports.authentication import Authenticator
+from finetune_operator.reports.book import ReportBook
+from finetune_operator.reports.credentials import ReceiverCredentials
+from finetune_operator.reports.receiver import Receiver
+from finetune_operator.settings import OperatorSettings, SettingsInvalid, read_settings
+from finetune_operator.worker import work_forever
+
+START_SECONDS: Final = 60.0
+"""How long the API server may take to answer at the start; then the process ends, and the kubelet starts it again."""
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Run the operator until it is told to stop."""
+    parser = argparse.ArgumentParser(
+        prog="finetune-operator",
+        description="Watches FineTuneJobs and runs them. Configured by FINETUNE_… variables: see the chart's values.",
+    )
+    parser.parse_args()
+    try:
+        settings = read_settings(os.environ)
+    except SettingsInvalid as error:
+        sys.exit(f"The environment can't be used:\n{error}")
+    configure_logging(settings.log_level, settings.log_format)
+    try:
+        asyncio.run(run(settings))
+    except* (ApiError, OSError) as failures:
+        for failure in failures.exceptions:
+            log.critical("stopped: %s", failure)
+        sys.exit(1)
+
+
+async def run(settings: OperatorSettings) -> None:
+    """Run the operator in this event loop until SIGTERM."""
+    client = await KubeClient.connect()
+    try:
+        await _run(settings, client)
+    finally:
+        await client.close()
+
+
+async def _run(settings: OperatorSettings, client: KubeClient) -> None:
+    store, queue = Store(), WorkQueue()
+    intake = Intake(client, store, queue, settings.watch_namespaces)
+    book = ReportBook(client, store, _now)
+    service = settings.trainer.report_service
+    hosts = [service.rsplit(":", 1)[0]] if service else ["localhost"]
+    credentials = ReceiverCredentials(client, settings.namespace, settings.tls_secret, hosts, _now)
+
+    def reporting() -> ReportingConfig | None:
+        return ReportingConfig(url=f"https://{service}{REPORT_PATH}", ca_certificate=credentials.authority) if service else None
+
+    observer = Observer(store, simulated_gpus=settings.trainer.simulated_gpus)
+    actor = Actor(client, store, settings.trainer, reporting)
+    reconciler = Reconciler(client, store, observer, actor, book, _now)
+    receiver = Receiver(Authenticator(client), store, book)
+
+    health = await _serve(build_health_app(lambda: intake.last_resync, settings.resync_seconds), settings.health_port)
+    started = time.monotonic()
+    await _wait_for_cluster(intake)
+    runners = [health]
+    background = [intake.resync_forever(settings.resync_seconds), book.write_forever()]
+    if service:
+        await credentials.load()
+        runners.append(await _serve(receiver.build_app(), settings.report_port, credentials))
+        background.append(credentials.renew_forever())
+    log.info("started in %.1f s with %d FineTuneJobs", time.monotonic() - started, len(store.finetunejobs()))
+
+    watching = kopf.operator(
+        registry=build_registry(intake),
+        settings=build_kopf_settings(),
+        standalone=True,
+        clusterwide=not settings.watch_namespaces,
+        namespaces=settings.watch_namespaces,
+    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(task) for task in background]
+            tasks += [group.create_task(work_forever(queue, reconciler.reconcile)) for _ in range(settings.workers)]
+            await watching  # returns on SIGTERM and SIGINT; raises where a watch broke for good
+            for task in tasks:
+                task.cancel()
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+    log.info("stopped")
+
+
+async def _wait_for_cluster(intake: Intake) -> None:
+    """Fill the store before anything is decided: what isn't known yet must not look as if it didn't exist.
+
+    :raises ApiError: the API server gave no good answer in :data:`START_SECONDS`.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return await intake.resync()
+        except ApiError as error:
+            if error.not_found:
+                log.error("the FineTuneJob resource is not installed: apply crds/finetunejobs.yaml, or install the chart")  # noqa: TRY400
+            if time.monotonic() > deadline or error.status in (401, 403):
+                raise
+            log.warning("waiting for the API server: %s", error)
+            await asyncio.sleep(1)
+
+
+async def _serve(app: web.Application, port: int, credentials: ReceiverCredentials | None = None) -> web.AppRunner:
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=port, ssl_context=credentials.context if credentials is not None else None).start()
+    return runner
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,49 @@
+"""What is known of one FineTuneJob at one moment: the input of every decision."""
+
+from dataclasses import dataclass
+
+from finetune_api.reasons import Reason
+from finetune_api.report import JobReference
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.objects import Object
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the API server would not create the Job."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A FineTuneJob, its newest Job, and that Job's pods."""
+
+    ref: JobReference
+    generation: int
+    deleting: bool
+    spec: FineTuneJobSpec | None
+    """None where the specification is not valid; ``faults`` then says why."""
+    faults: tuple[str, ...]
+    status: FineTuneJobStatus
+    """Status as last written."""
+    stored_status: Object
+    """The same as it was read, with what this release doesn't know."""
+    version: str
+    """resourceVersion of the FineTuneJob."""
+    job: Object | None
+    """The Job of the newest attempt that exists."""
+    attempt: int | None
+    """Number of that Job's attempt."""
+    old_jobs: tuple[Object, ...]
+    """Jobs of former attempts that still exist."""
+    pods: tuple[Object, ...]
+    """Pods of ``job``, oldest first."""
+    warning: Object | None
+    """The newest Event that says why ``job`` could not create a pod."""
+    refusal: Refusal | None = None
+    """Why the Job could not be created, if that was just tried."""
+    simulated_gpus: bool = False
+    """The cluster advertises GPUs that it doesn't have."""

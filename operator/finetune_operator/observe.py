@@ -1,0 +1,91 @@
+"""Observing: from the store to what decisions are made on."""
+
+import logging
+from collections import OrderedDict
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from finetune_api.names import LABEL_ATTEMPT
+from finetune_api.report import JobReference
+from finetune_api.resource import SpecInvalid, parse_spec
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.kube.store import Store
+from finetune_operator.objects import Object, controller_uid_of, label_of, name_of, namespace_of, uid_of
+from finetune_operator.observation import Observation, Refusal
+
+SPECS_KEPT: Final = 20_000
+"""Parsed specifications to remember; one of an immutable spec is parsed once in its life."""
+
+log = logging.getLogger(__name__)
+
+
+class Observer:
+    """Reads the store and parses what it finds."""
+
+    def __init__(self, store: Store, *, simulated_gpus: bool) -> None:
+        self._store = store
+        self._simulated_gpus = simulated_gpus
+        self._specs: OrderedDict[tuple[str, int], tuple[FineTuneJobSpec | None, tuple[str, ...]]] = OrderedDict()
+
+    def observe(self, uid: str, refusal: Refusal | None = None) -> Observation | None:
+        """Return what is known of the FineTuneJob with this UID, or None where it doesn't exist any more."""
+        body = self._store.finetunejob(uid)
+        if body is None:
+            return None
+        metadata = body["metadata"]
+        namespace = namespace_of(body)
+        spec, faults = self._parse(uid, metadata["generation"], body.get("spec", {}))
+        jobs = sorted((job for job in self._store.jobs_of(uid) if namespace_of(job) == namespace), key=_attempt_of)
+        job = jobs[-1] if jobs else None
+        return Observation(
+            ref=JobReference(namespace=namespace, name=name_of(body), uid=uid),
+            generation=metadata["generation"],
+            deleting="deletionTimestamp" in metadata,
+            spec=spec,
+            faults=faults,
+            status=parse_status(body.get("status", {})),
+            stored_status=body.get("status", {}),
+            version=metadata["resourceVersion"],
+            job=job,
+            attempt=_attempt_of(job) if job is not None else None,
+            old_jobs=tuple(jobs[:-1]),
+            pods=self._pods_of(uid, job) if job is not None else (),
+            warning=self._store.warning_of(uid_of(job)) if job is not None else None,
+            refusal=refusal,
+            simulated_gpus=self._simulated_gpus,
+        )
+
+    def _pods_of(self, uid: str, job: Object) -> tuple[Object, ...]:
+        """Return the Job's pods, oldest first. A label alone makes no pod ours: the Job must control it."""
+        pods = [pod for pod in self._store.pods_of(uid) if controller_uid_of(pod) == uid_of(job)]
+        return tuple(sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], name_of(pod))))
+
+    def _parse(self, uid: str, generation: int, spec: Any) -> tuple[FineTuneJobSpec | None, tuple[str, ...]]:  # noqa: ANN401
+        key = (uid, generation)
+        known = self._specs.get(key)
+        if known is None:
+            try:
+                known = (parse_spec(spec), ())
+            except SpecInvalid as error:
+                known = (None, tuple(error.faults))
+            self._specs[key] = known
+            if len(self._specs) > SPECS_KEPT:
+                self._specs.popitem(last=False)
+        return known
+
+
+def parse_status(status: Object) -> FineTuneJobStatus:
+    """Read a stored status; a part that can't be read (another release's, say) counts as absent rather than stopping everything."""
+    try:
+        return FineTuneJobStatus.model_validate(status)
+    except ValidationError as error:
+        unreadable = {str(fault["loc"][0]) for fault in error.errors()}
+        log.warning("ignoring unreadable parts of a status: %s", ", ".join(sorted(unreadable)))
+        return FineTuneJobStatus.model_validate({key: value for key, value in status.items() if key not in unreadable})
+
+
+def _attempt_of(job: Object) -> int:
+    label = label_of(job, LABEL_ATTEMPT) or ""
+    return int(label) if label.isdecimal() else 0

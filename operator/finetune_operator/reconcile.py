@@ -1,0 +1,124 @@
+"""Reconciling one FineTuneJob: observe, plan, act, and say in status what is so."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Final, Protocol
+
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.act import Actor
+from finetune_operator.desired.names import build_job_name
+from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, ApiError, KubeClient
+from finetune_operator.kube.store import Store
+from finetune_operator.observation import Observation, Refusal
+from finetune_operator.observe import Observer
+from finetune_operator.plan.actions import CreateJob, compute_plan
+from finetune_operator.status.compute import compute_status
+from finetune_operator.status.events import build_event
+from finetune_operator.status.patch import build_status_patch
+
+RETRY_REFUSED_SECONDS: Final = 10.0
+"""Time between two tries to create a Job that quota or policy refused: nothing tells when that changes."""
+
+log = logging.getLogger(__name__)
+
+
+class Closes(Protocol):
+    """What must know that a run has ended."""
+
+    def close(self, uid: str) -> None:
+        """Take no more reports for the FineTuneJob with this UID."""
+
+
+class Reconciler:
+    """Brings one FineTuneJob at a time closer to what it asks for."""
+
+    def __init__(
+        self, client: KubeClient, store: Store, observer: Observer, actor: Actor, reports: Closes, clock: Callable[[], datetime]
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._observer = observer
+        self._actor = actor
+        self._reports = reports
+        self._clock = clock
+
+    async def reconcile(self, uid: str) -> float | None:
+        """Do what is to be done now; return in how many seconds to look again, if nothing happens before.
+
+        Dying between any two calls is safe: what was done shows in the next observation, and doing it again changes nothing.
+
+        :raises ApiError: a call failed; try again later.
+        """
+        observation = self._observer.observe(uid)
+        if observation is None:
+            self._reports.close(uid)
+            return None
+        plan = compute_plan(observation, self._clock())
+        refusal: Refusal | None = None
+        for action in plan.actions:
+            if isinstance(action, CreateJob):
+                observation = await self._claim(action.attempt, observation)
+            refusal = await self._actor.apply_action(action, observation) or refusal
+        observation = self._observer.observe(uid, refusal)
+        if observation is None:
+            return None
+        await self._publish_status(observation)
+        return RETRY_REFUSED_SECONDS if refusal is not None else plan.look_again_in
+
+    async def _claim(self, attempt: int, observation: Observation) -> Observation:
+        """Write the attempt into status before its Job is created.
+
+        The write succeeds only on the newest version of the resource. So a Job is never made from a stale view: not for a run that
+        has ended meanwhile, nor twice by two operators. Where the attempt is claimed already (the operator died in between, or the
+        Job was deleted by hand), a patch that changes nothing makes the same check and writes nothing.
+        """
+        name = build_job_name(observation.ref.name, observation.ref.uid, attempt)
+        if observation.status.attempt == attempt and observation.status.job_name == name:
+            await self._patch_status(observation, {"attempt": attempt})
+            return observation
+        claimed = replace(observation, status=observation.status.model_copy(update={"attempt": attempt, "job_name": name}))
+        await self._publish_status(replace(claimed, job=None, attempt=attempt, pods=()), written=observation.status)
+        return claimed
+
+    async def _publish_status(self, observation: Observation, written: FineTuneJobStatus | None = None) -> None:
+        desired = compute_status(observation, self._clock())
+        patch = build_status_patch(observation.stored_status, desired)
+        if not patch:
+            return
+        if desired.phase is not None and desired.phase.is_terminal:
+            self._reports.close(observation.ref.uid)
+        await self._patch_status(observation, patch)
+        if event := build_event(observation.ref, written or observation.status, desired, self._clock()):
+            await self._post_event(event)
+
+    async def _patch_status(self, observation: Observation, patch: dict[str, object]) -> None:
+        """Patch status if the resource is still at the version that was observed.
+
+        :raises ApiError: it is not (409); the newest version is then in the store.
+        """
+        ref = observation.ref
+        body = {"metadata": {"uid": ref.uid, "resourceVersion": observation.version}, "status": patch}
+        try:
+            answer = await self._client.merge_patch(FINETUNEJOBS, ref.namespace, ref.name, body, subresource="status")
+        except ApiError as error:
+            if error.conflict:
+                await self._refresh(observation)
+            raise
+        self._store.put(FINETUNEJOBS, answer)
+
+    async def _refresh(self, observation: Observation) -> None:
+        newest = await self._client.get(FINETUNEJOBS, observation.ref.namespace, observation.ref.name)
+        if newest["metadata"]["uid"] == observation.ref.uid:
+            self._store.put(FINETUNEJOBS, newest)
+        elif (stale := self._store.finetunejob(observation.ref.uid)) is not None:
+            self._store.remove(FINETUNEJOBS, stale)
+
+    async def _post_event(self, event: dict[str, object]) -> None:
+        """Post an Event. Status holds the truth already, so a lost Event is only worth a line in the log."""
+        try:
+            await self._client.create(EVENTS, str(event["metadata"]["namespace"]), event)  # type: ignore[index]
+        except ApiError as error:
+            if not error.conflict:
+                log.warning("event not posted: %s", error)

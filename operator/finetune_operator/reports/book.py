@@ -1,0 +1,140 @@
+"""The newest report of each run, and when it is written.
+
+A run's progress is written at most every :data:`PER_JOB_SECONDS`, and all of them together at most :data:`WRITES_PER_SECOND` times a
+second. Above that, runs wait their turn in the order in which they became due, so each is stretched alike.
+"""
+
+import asyncio
+import heapq
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from finetune_api.report import TrainerReport
+from finetune_operator.kube.client import FINETUNEJOBS, ApiError, KubeClient
+from finetune_operator.kube.store import Store
+from finetune_operator.objects import Object, name_of, namespace_of
+from finetune_operator.status.patch import merge_value
+
+PER_JOB_SECONDS: Final = 5.0
+WRITES_PER_SECOND: Final = 50.0
+WRITES_AT_ONCE: Final = 8
+RETRY_SECONDS: Final = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Entry:
+    pod_uid: str
+    sequence: int
+    pending: TrainerReport | None = None
+    received: datetime | None = None
+    next_write: float = 0.0
+    queued: bool = False
+
+
+class ReportBook:
+    """Newest reports by run; writes them into status, and only the parts of it that are theirs."""
+
+    def __init__(
+        self, client: KubeClient, store: Store, clock: Callable[[], datetime], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._clock = clock
+        self._monotonic = monotonic
+        self._entries: dict[str, _Entry] = {}
+        self._due: list[tuple[float, int, str]] = []
+        self._order = itertools.count()
+        self._changed = asyncio.Event()
+
+    def offer(self, uid: str, pod_uid: str, report: TrainerReport) -> bool:
+        """Keep ``report`` if it is newer than what the same pod has sent; False where it is not."""
+        entry = self._entries.get(uid)
+        if entry is not None and entry.pod_uid == pod_uid and report.sequence <= entry.sequence:
+            return False
+        if entry is None:
+            entry = self._entries[uid] = _Entry(pod_uid, report.sequence)
+        entry.pod_uid, entry.sequence = pod_uid, report.sequence
+        entry.pending, entry.received = report, self._clock()
+        self._enqueue(uid, entry, entry.next_write)
+        return True
+
+    def close(self, uid: str) -> None:
+        """Forget the run: its end is about to be written, and no report may overwrite it."""
+        self._entries.pop(uid, None)
+
+    async def write_forever(self) -> None:
+        """Write what is due, a few at a time."""
+        gate = asyncio.Semaphore(WRITES_AT_ONCE)
+        async with asyncio.TaskGroup() as writes:
+            while True:
+                uid = await self._next()
+                await gate.acquire()
+                task = writes.create_task(self._write(uid))
+                task.add_done_callback(lambda _: gate.release())
+                await asyncio.sleep(1 / WRITES_PER_SECOND)
+
+    def _enqueue(self, uid: str, entry: _Entry, due: float) -> None:
+        if not entry.queued:
+            entry.queued = True
+            heapq.heappush(self._due, (due, next(self._order), uid))
+            self._changed.set()
+
+    async def _next(self) -> str:
+        while True:
+            now = self._monotonic()
+            if self._due and self._due[0][0] <= now:
+                uid = heapq.heappop(self._due)[2]
+                if (entry := self._entries.get(uid)) is not None:
+                    entry.queued = False
+                    return uid
+                continue
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(self._due[0][0] - now if self._due else None):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _write(self, uid: str) -> None:
+        entry = self._entries.get(uid)
+        body = self._store.finetunejob(uid)
+        if entry is None or entry.pending is None or entry.received is None or body is None:
+            return
+        report, entry.pending = entry.pending, None
+        entry.next_write = self._monotonic() + PER_JOB_SECONDS
+        patch = build_progress_patch(body.get("status", {}), report, entry.received)
+        if not patch:
+            return
+        metadata = {"uid": uid, "resourceVersion": body["metadata"]["resourceVersion"]}
+        try:
+            answer = await self._client.merge_patch(
+                FINETUNEJOBS, namespace_of(body), name_of(body), {"metadata": metadata, "status": patch}, subresource="status"
+            )
+        except ApiError as error:
+            if not (error.conflict or error.transient):
+                log.warning("progress not written: %s", error)
+                return
+            # The resource changed, or the server is busy: try the newest report again soon.
+            if uid in self._entries:
+                entry.pending = entry.pending or report
+                self._enqueue(uid, entry, self._monotonic() + RETRY_SECONDS)
+            return
+        self._store.put(FINETUNEJOBS, answer)
+
+
+def build_progress_patch(current: Object, report: TrainerReport, received: datetime) -> dict[str, Any]:
+    """Return the merge patch of the report's own parts of status; nothing where they are so already.
+
+    The time is the operator's: a node's clock may be wrong.
+    """
+    progress = report.progress.model_copy(update={"last_updated_time": received}) if report.progress is not None else None
+    parts = {"progress": progress, "metrics": report.metrics if report.progress is not None else None, "dataset": report.dataset}
+    wanted = {key: part.model_dump(mode="json", exclude_none=True) for key, part in parts.items() if part is not None}
+    return {key: merge_value(current.get(key), value) for key, value in wanted.items() if current.get(key) != value}

@@ -1,0 +1,124 @@
+"""What the operator is told by its environment, read once and checked as a whole."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+_IMAGE: Final = re.compile(r"^\S{1,1024}$")
+_NAMESPACE: Final = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
+
+T = TypeVar("T")
+
+
+class SettingsInvalid(ValueError):
+    """The environment can't be used; the message has one line for each fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerSettings:
+    """How trainer pods are made."""
+
+    image: str
+    """Image of the trainer."""
+    image_pull_policy: str = "IfNotPresent"
+    """Kubernetes' own names: Always, IfNotPresent, Never."""
+    grace_seconds: int = 300
+    """Time between SIGTERM and SIGKILL: the last step, its checkpoint and the upload must fit."""
+    simulated_gpus: bool = False
+    """The cluster advertises GPUs that it doesn't have; trainers that asked for one run on the CPU."""
+    report_service: str = ""
+    """Host and port that trainers report to; empty turns reports off."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSettings:
+    """The operator's own settings. See the chart's values for what each is for."""
+
+    trainer: TrainerSettings
+    namespace: str = "default"
+    """Namespace of the operator itself: home of its TLS Secret."""
+    watch_namespaces: tuple[str, ...] = ()
+    """Namespaces to watch; empty means all."""
+    report_port: int = 8443
+    tls_secret: str = "finetune-operator-tls"
+    health_port: int = 8080
+    log_level: str = "INFO"
+    log_format: str = "json"
+    workers: int = 16
+    """Jobs reconciled at the same time."""
+    resync_seconds: float = 300.0
+    """Time between two complete comparisons with the API server."""
+
+
+def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
+    """Read the settings from ``FINETUNE_…`` variables.
+
+    :raises SettingsInvalid: names every variable at fault and what it should be.
+    """
+    faults: list[str] = []
+
+    def read(name: str, default: T, parse: Callable[[str], T]) -> T:
+        text = environ.get(name, "").strip()
+        try:
+            return parse(text) if text else default
+        except ValueError as error:
+            faults.append(f"{name}={text!r}: {error}")
+            return default
+
+    image = environ.get("FINETUNE_TRAINER_IMAGE", "").strip()
+    if not _IMAGE.match(image):
+        faults.append("FINETUNE_TRAINER_IMAGE: must name the trainer's image, for example registry.example.com/finetune-trainer:0.1.0")
+    settings = OperatorSettings(
+        trainer=TrainerSettings(
+            image=image,
+            image_pull_policy=read("FINETUNE_TRAINER_IMAGE_PULL_POLICY", "IfNotPresent", _one_of("Always", "IfNotPresent", "Never")),
+            grace_seconds=read("FINETUNE_TRAINER_GRACE_SECONDS", 300, _integer(1, 86_400)),
+            simulated_gpus=read("FINETUNE_SIMULATED_GPUS", default=False, parse=_boolean),
+            report_service=environ.get("FINETUNE_REPORT_SERVICE", "").strip(),
+        ),
+        namespace=read("FINETUNE_OPERATOR_NAMESPACE", "default", _namespace),
+        watch_namespaces=read("FINETUNE_WATCH_NAMESPACES", (), _namespaces),
+        report_port=read("FINETUNE_REPORT_PORT", 8443, _integer(1, 65_535)),
+        tls_secret=environ.get("FINETUNE_TLS_SECRET", "").strip() or "finetune-operator-tls",
+        health_port=read("FINETUNE_HEALTH_PORT", 8080, _integer(1, 65_535)),
+        log_level=read("FINETUNE_LOG_LEVEL", "INFO", lambda text: _one_of("DEBUG", "INFO", "WARNING", "ERROR")(text.upper())),
+        log_format=read("FINETUNE_LOG_FORMAT", "json", _one_of("json", "text")),
+        workers=read("FINETUNE_WORKERS", 16, _integer(1, 256)),
+        resync_seconds=read("FINETUNE_RESYNC_SECONDS", 300.0, lambda text: float(_integer(5, 86_400)(text))),
+    )
+    if faults:
+        raise SettingsInvalid("\n".join(faults))
+    return settings
+
+
+def _one_of(*values: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"must be one of {', '.join(values)}")
+        return text
+
+    return parse
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _boolean(text: str) -> bool:
+    return _one_of("true", "false")(text.lower()) == "true"
+
+
+def _namespace(text: str) -> str:
+    if not _NAMESPACE.match(text):
+        raise ValueError("must be a namespace's name")
+    return text
+
+
+def _namespaces(text: str) -> tuple[str, ...]:
+    return tuple(_namespace(part.strip()) for part in text.split(",") if part.strip())

@@ -1,0 +1,129 @@
+"""The status that an observation calls for."""
+
+from datetime import datetime
+
+from finetune_api.reasons import Reason
+from finetune_api.status import Condition, ConditionType, FineTuneJobStatus, Phase
+from finetune_operator.objects import name_of
+from finetune_operator.observation import Observation
+from finetune_operator.status.accounting import compute_account
+from finetune_operator.status.conditions import State, build_conditions
+from finetune_operator.status.diagnosis import NEEDS_HELP, NOT_ADMITTED, Diagnosis, compute_diagnosis
+from finetune_operator.status.outcome import Verdict, compute_verdict
+
+
+def compute_status(observation: Observation, now: datetime) -> FineTuneJobStatus:
+    """Return the new status. A terminal phase is never left, and nothing of it changes."""
+    previous = observation.status
+    if observation.deleting or (previous.phase is not None and previous.phase.is_terminal):
+        return previous
+    if observation.spec is None:
+        return _refused(observation, now)
+    verdict = compute_verdict(observation)
+    if verdict is not None:
+        return _ended(observation, verdict, now)
+    return _underway(observation, compute_diagnosis(observation), now)
+
+
+def _refused(observation: Observation, now: datetime) -> FineTuneJobStatus:
+    """The specification can't be carried out. A run that was under way under an older operator is left alone."""
+    message = "; ".join(observation.faults)
+    running = observation.job is not None
+    if running:
+        others = [condition for condition in observation.status.conditions if condition.type != ConditionType.ACCEPTED]
+        accepted = _conditions(observation, [(ConditionType.ACCEPTED, False, Reason.VALIDATION_FAILED, message)], now)
+        return observation.status.model_copy(update={"conditions": [*accepted, *others], "observed_generation": observation.generation})
+    states: list[State] = [
+        (ConditionType.ACCEPTED, False, Reason.VALIDATION_FAILED, message),
+        (ConditionType.SUCCEEDED, False, Reason.VALIDATION_FAILED, message),
+        (ConditionType.RECONCILING, False, Reason.FAILED, ""),
+        (ConditionType.STALLED, True, Reason.VALIDATION_FAILED, message),
+    ]
+    return observation.status.model_copy(
+        update={
+            "observed_generation": observation.generation,
+            "phase": Phase.FAILED,
+            "conditions": _conditions(observation, states, now),
+            "completion_time": now,
+        }
+    )
+
+
+def _underway(observation: Observation, diagnosis: Diagnosis, now: datetime) -> FineTuneJobStatus:
+    reason, message = diagnosis.reason, diagnosis.message
+    running = diagnosis.phase is Phase.RUNNING
+    suspended = diagnosis.phase is Phase.SUSPENDED
+    admitted: bool | None = False if reason in NOT_ADMITTED or suspended else None
+    if running or diagnosis.phase is Phase.STARTING:
+        admitted = True
+    needs_help = reason in NEEDS_HELP
+    states: list[State] = [
+        (ConditionType.ACCEPTED, True, Reason.VALID, _describe_acceptance(observation)),
+        (ConditionType.ADMITTED, admitted, reason if admitted is False else Reason.IN_PROGRESS, message if admitted is False else ""),
+        (ConditionType.RUNNING, running, reason, message),
+        (ConditionType.SUSPENDED, suspended, Reason.SUSPENDED if suspended else Reason.NOT_SUSPENDED, ""),
+        (ConditionType.SUCCEEDED, None, reason, message),
+        (ConditionType.RECONCILING, not needs_help and not suspended, Reason.SUSPENDED if suspended else Reason.IN_PROGRESS, ""),
+        (ConditionType.STALLED, needs_help, reason if needs_help else Reason.IN_PROGRESS, message if needs_help else ""),
+    ]
+    return _build(observation, diagnosis.phase, states, now, stopped=suspended)
+
+
+def _ended(observation: Observation, verdict: Verdict, now: datetime) -> FineTuneJobStatus:
+    failed = not verdict.succeeded
+    states: list[State] = [
+        (ConditionType.ACCEPTED, True, Reason.VALID, _describe_acceptance(observation)),
+        (ConditionType.ADMITTED, True, Reason.FINISHED, ""),
+        (ConditionType.RUNNING, False, Reason.FINISHED, ""),
+        (ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED, ""),
+        (ConditionType.SUCCEEDED, verdict.succeeded, verdict.reason, verdict.message),
+        (ConditionType.RECONCILING, False, Reason.RECONCILED, ""),
+        (ConditionType.STALLED, failed, verdict.reason if failed else Reason.RECONCILED, verdict.message if failed else ""),
+    ]
+    status = _build(observation, Phase.SUCCEEDED if verdict.succeeded else Phase.FAILED, states, now, stopped=True)
+    summary = verdict.summary
+    last_words: dict[str, object] = {"completion_time": now}
+    if summary is not None:
+        # The summary is the last word on what reports have told so far; from here on, reports are refused.
+        last_words["artifacts"] = summary.artifacts
+        last_words["progress"] = summary.progress or status.progress
+        last_words["dataset"] = summary.dataset or status.dataset
+        history = summary.metrics.history or (status.metrics.history if status.metrics else [])
+        last_words["metrics"] = summary.metrics.model_copy(update={"history": history})
+    return status.model_copy(update=last_words)
+
+
+def _build(
+    observation: Observation,
+    phase: Phase,
+    states: list[State],
+    now: datetime,
+    *,
+    stopped: bool,
+) -> FineTuneJobStatus:
+    gpus = observation.spec.resources.gpus * observation.spec.resources.nodes if observation.spec is not None else 0
+    account = compute_account(observation.status, observation.pods, gpus, now=now, stopped=stopped)
+    attempt = observation.attempt if observation.attempt is not None else observation.status.attempt
+    return observation.status.model_copy(
+        update={
+            "observed_generation": observation.generation,
+            "phase": phase,
+            "conditions": _conditions(observation, states, now),
+            "attempt": attempt,
+            "job_name": name_of(observation.job) if observation.job is not None else observation.status.job_name,
+            "pod": account.pod,
+            "restarts": account.restarts,
+            "gpus": gpus,
+            "gpu_seconds": account.gpu_seconds,
+            "start_time": account.start_time,
+        }
+    )
+
+
+def _conditions(observation: Observation, states: list[State], now: datetime) -> list[Condition]:
+    return build_conditions(observation.status.conditions, states, generation=observation.generation, now=now)
+
+
+def _describe_acceptance(observation: Observation) -> str:
+    simulated = observation.simulated_gpus and observation.spec is not None and observation.spec.resources.gpus > 0
+    return "This cluster's GPUs are simulated: the run trains on the CPU." if simulated else ""

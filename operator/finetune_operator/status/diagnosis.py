@@ -1,0 +1,160 @@
+"""What stands between a run and its training, in words that a person can act on."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from finetune_api.reasons import Reason
+from finetune_api.status import Phase
+from finetune_operator.objects import Object, condition_of, has_started, holds, is_over, name_of, trainer_status_of
+from finetune_operator.observation import Observation
+from finetune_operator.status.outcome import compute_pod_outcome
+
+_POD_IS_FORBIDDEN: Final = re.compile(r'^Error creating: pods? "[^"]*" is forbidden: ')
+"""The name of the pod differs with each try; without it the message stays the same, and nothing is written for it."""
+_BACK_OFF: Final = re.compile(r'^Back-off pulling image "[^"]*"(?:: (?:ErrImagePull|ImagePullBackOff))?:? ?')
+_SECRET: Final = re.compile(r'secret "([^"]+)" not found')
+_PREEMPTION_HINT: Final = re.compile(r" ?preemption: .*$", re.DOTALL)
+
+_WAITING: Final = "Waits for its pod to be created and given a node."
+
+NEEDS_HELP: Final = frozenset(
+    {
+        Reason.VALIDATION_FAILED,
+        Reason.IMAGE_PULL_FAILED,
+        Reason.SECRET_NOT_FOUND,
+        Reason.CONTAINER_CONFIG_INVALID,
+        Reason.VOLUME_UNAVAILABLE,
+        Reason.POLICY_REFUSED,
+        Reason.POD_CREATION_FAILED,
+        Reason.NAME_TAKEN,
+    }
+)
+"""Reasons that do not go away by waiting."""
+NOT_ADMITTED: Final = frozenset({Reason.QUEUED, Reason.QUOTA_EXCEEDED, Reason.POLICY_REFUSED, Reason.UNSCHEDULABLE})
+"""Reasons for which the cluster holds a run back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Where a run that has not ended stands."""
+
+    phase: Phase
+    reason: Reason
+    message: str
+
+
+def compute_diagnosis(observation: Observation) -> Diagnosis:
+    """Return where the run stands. It has a valid specification and has not ended."""
+    job, pod = observation.job, _current_pod(observation)
+    alive = pod is not None and not is_over(pod)
+    wants_suspension = observation.spec is not None and observation.spec.suspend
+    if wants_suspension and pod is not None and alive and has_started(pod):
+        return Diagnosis(Phase.RUNNING, Reason.STOPPING, "Suspended: the trainer writes a checkpoint and stops.")
+    if wants_suspension:
+        return Diagnosis(Phase.SUSPENDED, Reason.SUSPENDED, "Suspended by spec.suspend; set it to false to go on from the last checkpoint.")
+    if observation.refusal is not None:
+        return Diagnosis(Phase.PENDING, observation.refusal.reason, observation.refusal.message)
+    if job is None or holds(job, "Complete"):
+        # Says the same before and after the Job is created: one write for both.
+        return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, _WAITING)
+    if pod is not None and alive:
+        return _diagnose_pod(pod, observation)
+    if holds(job, "Suspended") or job["spec"].get("suspend"):
+        return Diagnosis(Phase.QUEUED, Reason.QUEUED, _describe_queue(observation))
+    return _diagnose_absence(observation, pod)
+
+
+def _current_pod(observation: Observation) -> Object | None:
+    alive = [pod for pod in observation.pods if not is_over(pod)]
+    candidates = alive or list(observation.pods)
+    return candidates[-1] if candidates else None
+
+
+def _diagnose_pod(pod: Object, observation: Observation) -> Diagnosis:
+    if has_started(pod):
+        if "deletionTimestamp" in pod["metadata"]:
+            return Diagnosis(
+                Phase.RUNNING, Reason.INTERRUPTED, "The pod was asked to stop: the trainer writes a checkpoint, and the next pod resumes."
+            )
+        where = f" on node {pod['spec']['nodeName']}" if pod["spec"].get("nodeName") else ""
+        note = (
+            " It trains on the CPU: this cluster's GPUs are simulated."
+            if observation.simulated_gpus and _asked_for_gpus(observation)
+            else ""
+        )
+        return Diagnosis(Phase.RUNNING, Reason.TRAINING, f"The trainer runs in pod {name_of(pod)}{where}.{note}")
+    if not pod["spec"].get("nodeName"):
+        return _diagnose_scheduling(pod)
+    return _diagnose_start(pod)
+
+
+def _diagnose_scheduling(pod: Object) -> Diagnosis:
+    scheduled = condition_of(pod, "PodScheduled")
+    if scheduled is None or scheduled["status"] != "False":
+        return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, _WAITING)
+    words = _PREEMPTION_HINT.sub("", scheduled.get("message", "")).strip()
+    requests = pod["spec"]["containers"][0].get("resources", {}).get("requests", {})
+    asked = ", ".join(f"{name} {amount}" for name, amount in sorted(requests.items()))
+    message = f"No node can take the pod now: {(words or scheduled.get('reason', '')).rstrip('. ')}. It asks for {asked}."
+    return Diagnosis(Phase.PENDING, Reason.UNSCHEDULABLE, message)
+
+
+def _diagnose_start(pod: Object) -> Diagnosis:
+    status = trainer_status_of(pod)
+    waiting: Object = status.get("state", {}).get("waiting") or {}
+    why, words = waiting.get("reason", ""), waiting.get("message", "")
+    if why in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"):
+        image = pod["spec"]["containers"][0]["image"]
+        detail = _BACK_OFF.sub("", words)
+        return Diagnosis(Phase.STARTING, Reason.IMAGE_PULL_FAILED, f"The image {image} can't be pulled. {detail}".strip())
+    if why in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
+        if secret := _SECRET.search(words):
+            message = f"Secret {secret[1]} does not exist in namespace {pod['metadata']['namespace']}; create it, and the pod starts."
+            return Diagnosis(Phase.STARTING, Reason.SECRET_NOT_FOUND, message)
+        return Diagnosis(Phase.STARTING, Reason.CONTAINER_CONFIG_INVALID, f"The container can't be made: {words}")
+    return Diagnosis(
+        Phase.STARTING, Reason.STARTING, f"The pod starts on node {pod['spec']['nodeName']}: its image is pulled, its container made."
+    )
+
+
+def _diagnose_absence(observation: Observation, last: Object | None) -> Diagnosis:
+    """No pod is alive: it was never made, can't be made, or the next one waits for the Job's back-off."""
+    outcome = compute_pod_outcome(last) if last is not None else None
+    if outcome is not None and outcome.retry == "free":
+        return Diagnosis(Phase.STARTING, Reason.INTERRUPTED, f"{outcome.message} The next pod resumes from the last checkpoint.")
+    if outcome is not None and outcome.retry == "counted" and observation.spec is not None:
+        failed = observation.job.get("status", {}).get("failed", 0) if observation.job else 0
+        message = f"{outcome.message} Retry {failed} of {observation.spec.backoff_limit} follows."
+        return Diagnosis(Phase.STARTING, Reason.RETRYING, message)
+    if observation.warning is not None:
+        return diagnose_refusal(observation.warning.get("message", ""))
+    return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, _WAITING)
+
+
+def diagnose_refusal(words: str) -> Diagnosis:
+    """Sort the API server's refusal of a pod or Job by what would mend it."""
+    detail = _POD_IS_FORBIDDEN.sub("", words.strip())
+    if "exceeded quota" in detail or "failed quota" in detail:
+        return Diagnosis(Phase.PENDING, Reason.QUOTA_EXCEEDED, f"A ResourceQuota of the namespace has no room: {detail}")
+    policies = (
+        "violates PodSecurity",
+        "ValidatingAdmissionPolicy",
+        "admission webhook",
+        "maximum ",
+        "minimum ",
+        "is forbidden",
+        "PriorityClass",
+    )
+    if words != detail or any(policy in detail for policy in policies):
+        return Diagnosis(Phase.PENDING, Reason.POLICY_REFUSED, f"The cluster's policy refuses the pod: {detail}")
+    return Diagnosis(Phase.PENDING, Reason.POD_CREATION_FAILED, f"The pod can't be created: {detail}")
+
+
+def _describe_queue(observation: Observation) -> str:
+    queue = observation.spec.scheduling.queue_name if observation.spec is not None else None
+    return f"Waits in queue {queue}." if queue else "The Job is being resumed."
+
+
+def _asked_for_gpus(observation: Observation) -> bool:
+    return observation.spec is not None and observation.spec.resources.gpus > 0
