@@ -13,13 +13,13 @@ from finetune_api.rules import Rule
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 
-
 _NAME_PATTERN: Final = "[a-z]([-a-z0-9]*[a-z0-9])?"
 
 NAME_RULE: Final = Rule(
     cel=f"self.metadata.name.size() <= 63 && self.metadata.name.matches('^{_NAME_PATTERN}$')",
     holds=lambda name: len(name) <= 63 and re.fullmatch(_NAME_PATTERN, name) is not None,
-    message="metadata.name must have at most 63 characters, begin with a letter, and hold only lower-case letters, digits and '-'",
+    message="must have at most 63 characters, begin with a letter, and hold only lower-case letters, digits and '-'",
+    field="metadata.name",
 )
 """Name of a FineTuneJob (RFC 1035): Jobs, pods and label values are made from it. In Python it is asked about the name."""
 

@@ -1,13 +1,14 @@
-"""Rules that a type can't express, each said once for both of its readers.
+"""Rules that a type can't express, each said once for all of its readers.
 
 A :class:`Rule` holds, side by side, the CEL expression by which the API server refuses a manifest and the Python predicate by which
 everything else does: the command line, local runs, and an operator whose cluster still has an older CRD. A test draws values at
 random and holds the two to the same answer.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -21,7 +22,8 @@ CEL_KEY = "x-kubernetes-validations"
 class Rule:
     """One rule over a value, which CEL knows as ``self``.
 
-    A predicate is only asked about a value whose own parts are sound, as the API server does too.
+    Neither side may fail on a value of the right type, however wrong: the API server asks its rules about text that does not even
+    match its pattern.
     """
 
     cel: str
@@ -31,7 +33,26 @@ class Rule:
     message: str
     """What is wrong where it is not, and how to mend it; it follows the field's path."""
     field: str | None = None
-    """JSON name of the field of an object that is to blame."""
+    """Path, below an object, of the field that is to blame: JSON names joined by dots."""
+    json_schema: dict[str, Any] | None = None
+    """What must be true in JSON Schema, for editors, where it can say it."""
+
+    @classmethod
+    def matching(cls, pattern: str, message: str) -> Self:
+        """Return the rule that text matches ``pattern``, which must mean the same to RE2, to Python and to ECMAScript."""
+        expression = re.compile(pattern)
+        return cls(
+            cel=f"self.matches({quote_cel(pattern)})",
+            holds=lambda text: expression.search(text) is not None,
+            message=message,
+            json_schema={"pattern": pattern},
+        )
+
+    @classmethod
+    def refusing(cls, pattern: str, message: str) -> Self:
+        """Return the rule that text doesn't match ``pattern``; see :meth:`matching`."""
+        rule = cls.matching(pattern, message)
+        return cls(f"!{rule.cel}", lambda text: not rule.holds(text), message, json_schema={"not": {"pattern": pattern}})
 
     def to_schema(self) -> dict[str, str]:
         """Return the rule as an entry of ``x-kubernetes-validations``."""
@@ -39,7 +60,12 @@ class Rule:
         return entry if self.field is None else {**entry, "fieldPath": f".{self.field}"}
 
 
-def check(rules: Iterable[Rule], value: Any) -> None:
+def quote_cel(text: str) -> str:
+    """Return ``text`` as a string of CEL."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def check(rules: Iterable[Rule], value: object) -> None:
     """Hold ``value`` to ``rules``.
 
     :raises ValueError: names every rule that is broken.
@@ -50,10 +76,11 @@ def check(rules: Iterable[Rule], value: Any) -> None:
 
 
 def add_to_schema(rules: Iterable[Rule], schema: dict[str, Any]) -> None:
-    """Append ``rules`` to the CEL rules of ``schema``, in place."""
-    entries = [rule.to_schema() for rule in rules]
-    if entries:
-        schema[CEL_KEY] = [*schema.get(CEL_KEY, []), *entries]
+    """Append ``rules`` to the CEL rules of ``schema``, and to its `allOf` what JSON Schema can say of them; in place."""
+    for rule in rules:
+        schema[CEL_KEY] = [*schema.get(CEL_KEY, []), rule.to_schema()]
+        if rule.json_schema is not None:
+            schema["allOf"] = [*schema.get("allOf", []), rule.json_schema]
 
 
 class Obeys:
@@ -62,14 +89,34 @@ class Obeys:
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def validate(value: Any) -> Any:
-            check(self.rules, value)
-            return value
-
-        return core_schema.no_info_after_validator_function(validate, handler(source))
+    def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core)
         add_to_schema(self.rules, schema)
         return schema
+
+    def _checked(self, value: object) -> object:
+        check(self.rules, value)
+        return value
+
+
+class UniqueBy:
+    """Annotation of a list of objects of which no two have the same ``key``: a map, to the API server."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(core), "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [self.key]}
+
+    def _checked(self, value: list[Any]) -> list[Any]:
+        keys = [getattr(item, self.key) for item in value]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ValueError(f"must not have the same {self.key} twice: {', '.join(map(str, twice))}")
+        return value

@@ -1,11 +1,13 @@
 """Where models, datasets and outputs lie: URIs, their schemes, and what is refused in them."""
 
-import ipaddress
+import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import Field
+
+from finetune_api.rules import Obeys, Rule, check
 
 LOCAL_SCHEME: Final = "file"
 """Read and written by local runs only: the CRD refuses it, since a pod's own files mean nothing to its user."""
@@ -13,6 +15,48 @@ MODEL_SCHEMES: Final = ("hf", "s3", "https", "pvc")
 DATASET_SCHEMES: Final = ("hf", "s3", "https", "pvc")
 OUTPUT_SCHEMES: Final = ("s3", "pvc")
 MAX_URI_LENGTH: Final = 1024
+
+_HOST: Final = "[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?"
+_DNS_NAME: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+_PORT: Final = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_IP_ADDRESS: Final = r"^https?://(\[|(0[xX][0-9a-fA-F]*|[0-9]+)([.](0[xX][0-9a-fA-F]*|[0-9]*))*(:[^/]*)?(/|$))"
+"""A URI whose host is an address in any spelling that a resolver takes: dotted, short, decimal, octal, hexadecimal, IPv6."""
+
+_UNPRINTABLE: Final = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Co", "Cs"})
+
+_GENERAL_RULES: Final = (
+    Rule(
+        cel=r"!self.matches('[\\pZ\\pC]')",
+        holds=lambda uri: not any(unicodedata.category(character) in _UNPRINTABLE for character in uri),
+        message="must not contain white space or control characters; write them percent-encoded",
+    ),
+    Rule.refusing("^[^/]*//[^/]*@", "must not carry user information; put credentials in a Secret and name it in credentialsSecret"),
+    Rule.refusing("[?#]", "must not have a query or a fragment"),
+    Rule.refusing(_IP_ADDRESS, "must name a host, not an IP address"),
+    Rule.refusing(r"(/|%2[fF])([.]|%2[eE]){2}(/|%2[fF]|$)|\\|%5[cC]", "must not contain '..' or a backslash"),
+)
+
+
+def _form(scheme: str, pattern: str, form: str) -> Rule:
+    """Return the rule that a URI of ``scheme`` matches ``pattern``; a URI of another scheme is not its business."""
+    of_scheme = f"^{scheme}:"
+    rule = Rule.matching(f"^{scheme}://{pattern}", f"must have the form {form}")
+    return Rule(
+        cel=f"!self.startsWith('{scheme}:') || {rule.cel}",
+        holds=lambda uri: not uri.startswith(f"{scheme}:") or rule.holds(uri),
+        message=rule.message,
+        json_schema={"if": {"pattern": of_scheme}, "then": rule.json_schema},
+    )
+
+
+_HUB_NAME: Final = "[A-Za-z0-9][-A-Za-z0-9._]*"
+_FORM_RULES: Final = {
+    "hf": _form("hf", f"{_HUB_NAME}/{_HUB_NAME}(/[^@]*)?$", "hf://organisation/name; a revision goes in the field revision"),
+    "s3": _form("s3", "[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?(/|$)", "s3://bucket/path"),
+    "https": _form("https", f"{_HOST}(:{_PORT})?/+[^/]", "https://host/path"),
+    "pvc": _form("pvc", f"{_DNS_NAME}/+[^/]", "pvc://claim/path, a path in a claim that lies beside the FineTuneJob"),
+    LOCAL_SCHEME: _form(LOCAL_SCHEME, "/", "file:///absolute/path"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,55 +72,30 @@ class Location:
     path: str
 
 
+def build_uri_rules(schemes: tuple[str, ...]) -> tuple[Rule, ...]:
+    """Return the rules that a URI of one of ``schemes`` is held to. Local files pass outside a cluster only."""
+    known = ", ".join(f"{scheme}://" for scheme in schemes)
+    in_cluster = Rule.matching(f"^({'|'.join(schemes)})://", f"must begin with one of {known}")
+    anywhere = Rule.matching(f"^(({'|'.join(schemes)})://|{LOCAL_SCHEME}:///)", in_cluster.message)
+    scheme_rule = Rule(in_cluster.cel, anywhere.holds, anywhere.message, json_schema=anywhere.json_schema)
+    return (scheme_rule, *_GENERAL_RULES, *(_FORM_RULES[scheme] for scheme in schemes))
+
+
 def parse_uri(uri: str) -> Location:
     """Take ``uri`` apart and refuse what is unsafe in it, whatever its scheme.
 
     :raises ValueError: names every fault of the URI: user information, a query or fragment, ``..``, an IP address as host.
     """
-    faults: list[str] = []
+    scheme = uri.partition("://")[0]
+    if "://" not in uri or not scheme:
+        raise ValueError(f"{uri!r} is not a URI; write scheme://…, for example s3://bucket/path")
+    check((*_GENERAL_RULES, *_FORM_RULES.values()), uri)
     try:
         parts = urlsplit(uri)
-        port = parts.port
     except ValueError as error:
         raise ValueError(f"is not a URI: {error}") from None
-    if not parts.scheme or "://" not in uri:
-        raise ValueError(f"{uri!r} is not a URI; write scheme://…, for example s3://bucket/path")
-    if "@" in parts.netloc:
-        raise ValueError("must not carry user information; put credentials in a Secret and name it in credentialsSecret")
-    if any(character.isspace() or not character.isprintable() for character in uri):
-        faults.append("must not contain white space or control characters")
-    if parts.query or parts.fragment or "?" in uri or "#" in uri:
-        faults.append("must not have a query or a fragment")
-    if ".." in unquote(parts.path).split("/") or "\\" in unquote(parts.path):
-        faults.append("must not contain '..' or a backslash")
-    host = parts.hostname or ""
-    if parts.scheme == LOCAL_SCHEME:
-        if host:
-            faults.append("must be file:///absolute/path")
-    elif not host:
-        faults.append(f"must name a {_AUTHORITY.get(parts.scheme, 'host')} after {parts.scheme}://")
-    elif _is_ip_address(host):
-        faults.append("must name a host, not an IP address")
-    if port is not None and parts.scheme != "https":
-        faults.append("must not have a port")
-    if parts.scheme in ("pvc", "hf", "https") and not parts.path.strip("/"):
-        faults.append(f"must name {_PATH[parts.scheme]}")
-    if faults:
-        raise ValueError("; ".join(faults))
     path = parts.path if parts.scheme == LOCAL_SCHEME else parts.path.strip("/")
     return Location(parts.scheme, parts.netloc, path)
-
-
-_AUTHORITY: Final = {"s3": "bucket", "pvc": "claim", "hf": "organisation"}
-_PATH: Final = {"pvc": "a path in the claim: pvc://claim/path", "hf": "organisation and repository: hf://org/name", "https": "a path"}
-
-
-def _is_ip_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return host.isdigit() or host.startswith("0x")
-    return True
 
 
 def join_uri(uri: str, *names: str) -> str:
@@ -84,42 +103,8 @@ def join_uri(uri: str, *names: str) -> str:
     return "/".join((uri.rstrip("/"), *names))
 
 
-def _validator(schemes: tuple[str, ...]) -> AfterValidator:
-    def check(uri: str) -> str:
-        location = parse_uri(uri)
-        if location.scheme not in (*schemes, LOCAL_SCHEME):
-            known = ", ".join(f"{scheme}://" for scheme in schemes)
-            raise ValueError(f"has the scheme {location.scheme}://, which is not one of {known}")
-        return uri
-
-    return AfterValidator(check)
-
-
-def build_uri_pattern(schemes: tuple[str, ...]) -> str:
-    """Return the pattern that the API server holds a URI of one of ``schemes`` to (RE2 and ECMA syntax, no look-around).
-
-    It is the coarse half of :func:`parse_uri`; the CEL rules beside it say what a pattern can't.
-    """
-    return rf"^({'|'.join(schemes)})://[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?(/[^\s?#@\\]*)?$"
-
-
-def _field(schemes: tuple[str, ...]) -> object:
-    return Field(
-        min_length=1,
-        max_length=MAX_URI_LENGTH,
-        json_schema_extra={
-            "pattern": build_uri_pattern(schemes),
-            "x-kubernetes-validations": [
-                {"rule": "!self.matches('(^|/)[.][.](/|$)')", "message": "must not contain '..'"},
-                {
-                    "rule": "!self.matches('^[a-z0-9]+://[0-9]+([.][0-9]+)*(:[0-9]+)?(/|$)')",
-                    "message": "must name a host, not an IP address",
-                },
-            ],
-        },
-    )
-
-
-ModelUri = Annotated[str, StringConstraints(strip_whitespace=False), _validator(MODEL_SCHEMES), _field(MODEL_SCHEMES)]
-DatasetUri = Annotated[str, StringConstraints(strip_whitespace=False), _validator(DATASET_SCHEMES), _field(DATASET_SCHEMES)]
-OutputUri = Annotated[str, StringConstraints(strip_whitespace=False), _validator(OUTPUT_SCHEMES), _field(OUTPUT_SCHEMES)]
+_Uri = Annotated[str, Field(min_length=1, max_length=MAX_URI_LENGTH)]
+EndpointUrl = Annotated[str, Field(max_length=512, pattern=f"^https?://{_HOST}(:{_PORT})?/?$")]
+ModelUri = Annotated[_Uri, Obeys(*build_uri_rules(MODEL_SCHEMES))]
+DatasetUri = Annotated[_Uri, Obeys(*build_uri_rules(DATASET_SCHEMES))]
+OutputUri = Annotated[_Uri, Obeys(*build_uri_rules(OUTPUT_SCHEMES))]

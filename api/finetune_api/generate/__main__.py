@@ -2,14 +2,17 @@
 
 import argparse
 import difflib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import yaml
 
 from finetune_api.generate.crd import build_crd
+from finetune_api.generate.editor_schema import build_editor_schema
+from finetune_api.generate.reference import build_reference
 
 _HEADER: Final = "Generated from api/finetune_api by `python -m finetune_api.generate`. Do not edit."
 
@@ -17,7 +20,7 @@ _HEADER: Final = "Generated from api/finetune_api by `python -m finetune_api.gen
 class _Dumper(yaml.SafeDumper):
     """Writes no anchors: the API server's own tools don't, and a reader shouldn't have to follow them."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  # the name is PyYAML's
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  # the name is PyYAML's
         return True
 
 
@@ -26,8 +29,20 @@ def render_crd() -> str:
     return f"# {_HEADER}\n{yaml.dump(build_crd(), Dumper=_Dumper, sort_keys=False, width=128, allow_unicode=True)}"
 
 
+def render_editor_schema() -> str:
+    """Return `crds/finetunejob.schema.json`."""
+    return json.dumps({"$comment": _HEADER, **build_editor_schema()}, indent=2, ensure_ascii=False) + "\n"
+
+
+def render_reference() -> str:
+    """Return `docs/reference/api.md`."""
+    return f"<!-- {_HEADER} -->\n{build_reference()}"
+
+
 FILES: Final[dict[str, Callable[[], str]]] = {
     "crds/finetunejobs.yaml": render_crd,
+    "crds/finetunejob.schema.json": render_editor_schema,
+    "docs/reference/api.md": render_reference,
 }
 """The generated files, by path from the repository's root."""
 

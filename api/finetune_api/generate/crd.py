@@ -6,7 +6,7 @@ from finetune_api.generate.immutability import add_immutability
 from finetune_api.generate.model_schema import Schema, build_model_schema
 from finetune_api.names import CATEGORIES, GROUP, KIND, PLURAL, SHORT_NAME, SINGULAR, VERSION
 from finetune_api.resource import NAME_RULE, FineTuneJob
-from finetune_api.rules import CEL_KEY
+from finetune_api.rules import CEL_KEY, quote_cel
 
 _KEPT: Final = (
     "description",
@@ -94,7 +94,7 @@ def build_openapi_schema() -> Schema:
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
-            "metadata": {"type": "object"},
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
             "spec": spec,
             "status": _without_defaults(_to_structural(root["properties"]["status"])),
         },
@@ -155,17 +155,12 @@ def _key_rules(schema: Schema) -> list[dict[str, str]]:
     """Say in CEL what OpenAPI v3.0 can't say of a map's keys."""
     names = schema.get("propertyNames", {})
     patterns = [*schema.get("patternProperties", {}), *([names["pattern"]] if "pattern" in names else [])]
-    checks = [f"key.matches({_quote(pattern)})" for pattern in patterns]
+    checks = [f"key.matches({quote_cel(pattern)})" for pattern in patterns]
     if "maxLength" in names:
         checks.append(f"key.size() <= {names['maxLength']}")
     if not checks:
         return []
     return [{"rule": f"self.all(key, {' && '.join(checks)})", "message": "keys must have the form [domain/]name, each part as in a label"}]
-
-
-def _quote(text: str) -> str:
-    """Return ``text`` as a CEL string."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _without_defaults(schema: Schema) -> Schema:

@@ -17,7 +17,7 @@ class _WithFactoryDefaults(GenerateJsonSchema):
     CEL rules before it fills it.
     """
 
-    def get_default_value(self, schema: core_schema.WithDefaultSchema) -> Any:
+    def get_default_value(self, schema: core_schema.WithDefaultSchema) -> object:
         factory = schema.get("default_factory")
         if factory is None:
             return super().get_default_value(schema)

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from finetune_api.base import ApiModel
+from finetune_api.rules import Rule
 from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.output import OutputSpec
 from finetune_api.spec.placement import PodSpec, ResourcesSpec, SchedulingSpec
@@ -17,6 +18,15 @@ MUTABLE_FIELDS: Final = frozenset({"suspend", "ttlSecondsAfterFinished", "active
 
 class FineTuneJobSpec(ApiModel):
     """What to fine-tune, on what, how, and where the result goes. `model.uri`, `dataset.uri` and `output.uri` are enough."""
+
+    rules = (
+        Rule(
+            cel="self.method.quantization.computeDtype != 'float16' || self.resources.gpus > 0",
+            holds=lambda spec: spec.method.quantization.compute_dtype != "float16" or spec.resources.gpus > 0,
+            message="method.quantization.computeDtype float16 needs a GPU; use bfloat16 or float32, or set resources.gpus",
+            field="method.quantization.computeDtype",
+        ),
+    )
 
     model: ModelSpec
     """The base model."""

@@ -1,8 +1,8 @@
 """Where results go."""
 
 from finetune_api.base import ApiModel
-from finetune_api.spec.source import EndpointUrl, SecretReference
-from finetune_api.uri import OutputUri
+from finetune_api.spec.source import SecretReference
+from finetune_api.uri import EndpointUrl, OutputUri
 
 
 class OutputSpec(ApiModel):

@@ -5,40 +5,55 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from finetune_api.base import ApiModel
-from finetune_api.quantity import Quantity
-from finetune_api.rules import Obeys, Rule
+from finetune_api.quantity import CpuQuantity, MemoryQuantity
+from finetune_api.rules import Obeys, Rule, UniqueBy
 from finetune_api.spec.source import DnsName, SecretReference
 
-_DOMAIN = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
-_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+_DOMAIN = "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=f"^({_DOMAIN}/)?{_NAME}$")]
 LabelValue = Annotated[str, Field(max_length=63, pattern=f"^({_NAME})?$")]
+QueueName = Annotated[str, Field(min_length=1, max_length=63, pattern=f"^{_DOMAIN}$")]
+"""Name of a LocalQueue, which must also fit in a label."""
 ResourceName = Annotated[str, Field(min_length=3, max_length=253, pattern=f"^{_DOMAIN}/{_NAME}$")]
 
 RESERVED_LABEL_DOMAINS: Final = ("finetune.dev", "kubernetes.io", "k8s.io", "x-k8s.io")
 """Labels of these domains and of those below them belong to the operator, to Kubernetes and to Kueue."""
 RESERVED_ENV_PREFIXES: Final = ("FINETUNE_", "KUBERNETES_", "LD_", "NVIDIA_", "PYTHON")
-"""Variables that the trainer's own configuration, its interpreter and the device plugin (`NVIDIA_VISIBLE_DEVICES`) go by."""
+"""Variables that the trainer's configuration, its interpreter and the device plugin (`NVIDIA_VISIBLE_DEVICES`) go by."""
 
-ENV_NAME_RULE: Final = Rule(
+
+def _is_reserved(key: str) -> bool:
+    domain, slash, _ = key.partition("/")
+    return bool(slash) and any(f".{domain}".endswith(f".{reserved}") for reserved in RESERVED_LABEL_DOMAINS)
+
+
+_ENV_NAME_RULE: Final = Rule(
     cel=f"!{list(RESERVED_ENV_PREFIXES)}.exists(prefix, self.startsWith(prefix))",
     holds=lambda name: not name.startswith(RESERVED_ENV_PREFIXES),
     message=f"must not begin with a reserved prefix ({', '.join(RESERVED_ENV_PREFIXES)})",
+    json_schema={"not": {"pattern": f"^({'|'.join(RESERVED_ENV_PREFIXES)})"}},
 )
-LABEL_DOMAIN_RULE: Final = Rule(
-    cel=f"self.all(key, !{list(RESERVED_LABEL_DOMAINS)}.exists(domain, key.startsWith(domain + '/') || key.contains('.' + domain + '/')))",
-    holds=lambda labels: (
-        not any(f".{key}".split("/")[0].endswith(f".{domain}") and "/" in key for key in labels for domain in RESERVED_LABEL_DOMAINS)
-    ),
-    message=f"must not have labels of a reserved domain ({', '.join(RESERVED_LABEL_DOMAINS)})",
+_LABEL_DOMAIN_RULE: Final = Rule(
+    cel=f"self.all(key, !{list(RESERVED_LABEL_DOMAINS)}.exists(domain, ('.' + key).contains('.' + domain + '/')))",
+    holds=lambda labels: not any(map(_is_reserved, labels)),
+    message=f"must not have labels of a reserved domain ({', '.join(RESERVED_LABEL_DOMAINS)}, or below one)",
 )
 
-
-EnvName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), Obeys(ENV_NAME_RULE)]
+EnvName = Annotated[str, Field(min_length=1, max_length=128, pattern="^[A-Za-z_][A-Za-z0-9_]*$"), Obeys(_ENV_NAME_RULE)]
 
 
 class ResourcesSpec(ApiModel):
     """Devices, memory and processor time of the trainer's pod."""
+
+    rules = (
+        Rule(
+            cel="!has(self.minGpuMemory) || self.gpus > 0",
+            holds=lambda resources: resources.min_gpu_memory is None or resources.gpus > 0,
+            message="minGpuMemory is for runs on a GPU; remove it, or set gpus",
+            field="minGpuMemory",
+        ),
+    )
 
     gpus: Annotated[int, Field(ge=0, le=1)] = 1
     """GPUs of the run; 0 trains on the CPU."""
@@ -46,20 +61,20 @@ class ResourcesSpec(ApiModel):
     """Nodes (pods) of the run."""
     gpu_resource: ResourceName = "nvidia.com/gpu"
     """Extended resource that a GPU is asked for by: `nvidia.com/gpu`, or a MIG profile such as `nvidia.com/mig-3g.40gb`."""
-    min_gpu_memory: Quantity | None = None
+    min_gpu_memory: MemoryQuantity | None = None
     """Place the pod only on nodes whose GPUs have this much memory (by the label `nvidia.com/gpu.memory`)."""
-    cpu: Quantity = "2"
+    cpu: CpuQuantity = "2"
     """Processor time that the pod asks for; it may use more."""
-    memory: Quantity = "16Gi"
+    memory: MemoryQuantity = "16Gi"
     """Memory that the pod asks for and is limited to."""
-    ephemeral_storage: Quantity | None = None
+    ephemeral_storage: MemoryQuantity | None = None
     """Local disk that the pod asks for: the base model, the prepared data and one checkpoint must fit."""
 
 
 class SchedulingSpec(ApiModel):
     """Queue and priority."""
 
-    queue_name: DnsName | None = None
+    queue_name: QueueName | None = None
     """Kueue LocalQueue that the run waits in; it then starts when Kueue admits it."""
     priority_class_name: DnsName | None = None
     """PriorityClass of the pod. A change takes effect with the next attempt."""
@@ -67,6 +82,27 @@ class SchedulingSpec(ApiModel):
 
 class Toleration(ApiModel):
     """A toleration, as in a pod."""
+
+    rules = (
+        Rule(
+            cel="has(self.key) || self.operator == 'Exists'",
+            holds=lambda toleration: toleration.key is not None or toleration.operator == "Exists",
+            message="operator must be Exists where key is not given",
+            field="operator",
+        ),
+        Rule(
+            cel="!has(self.value) || self.value == '' || self.operator == 'Equal'",
+            holds=lambda toleration: not toleration.value or toleration.operator == "Equal",
+            message="value is for the operator Equal; remove it",
+            field="value",
+        ),
+        Rule(
+            cel="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            holds=lambda toleration: toleration.toleration_seconds is None or toleration.effect == "NoExecute",
+            message="tolerationSeconds is for the effect NoExecute; remove it, or set effect to NoExecute",
+            field="tolerationSeconds",
+        ),
+    )
 
     key: LabelKey | None = None
     """Taint key; none matches every key."""
@@ -96,9 +132,9 @@ class PodSpec(ApiModel):
     """Node labels that the pod needs."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = Field(default_factory=list)
     """Taints that the pod bears. One for `gpuResource` is always added when GPUs are asked for."""
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32), Obeys(LABEL_DOMAIN_RULE)] = Field(default_factory=dict)
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32), Obeys(_LABEL_DOMAIN_RULE)] = Field(default_factory=dict)
     """Labels added to Job and pod; the domains of Kubernetes, Kueue and this operator are reserved."""
-    env: Annotated[list[EnvVar], Field(max_length=64)] = Field(default_factory=list)
+    env: Annotated[list[EnvVar], Field(max_length=64), UniqueBy("name")] = Field(default_factory=list)
     """Environment variables added to the trainer."""
-    image_pull_secrets: Annotated[list[SecretReference], Field(max_length=8)] = Field(default_factory=list)
+    image_pull_secrets: Annotated[list[SecretReference], Field(max_length=8), UniqueBy("name")] = Field(default_factory=list)
     """Secrets by which the trainer's image is pulled."""

@@ -6,14 +6,27 @@ from pydantic import Field
 
 from finetune_api.base import ApiModel
 from finetune_api.rules import Rule
-from finetune_api.uri import DatasetUri, ModelUri
+from finetune_api.uri import DatasetUri, EndpointUrl, ModelUri
 
-DnsName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+DnsName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")]
 """A DNS-1123 subdomain, as most Kubernetes objects are named."""
-EndpointUrl = Annotated[str, Field(max_length=512, pattern=r"^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/?$")]
 Revision = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 
 DatasetFormat = Literal["auto", "messages", "prompt-completion", "instruction", "sharegpt", "text"]
+
+
+_REVISION_RULE = Rule(
+    cel="!has(self.revision) || self.uri.startsWith('hf://')",
+    holds=lambda source: source.revision is None or source.uri.startswith("hf://"),
+    message="revision is for hf:// URIs only; remove it",
+    field="revision",
+)
+_SPLIT_RULE = Rule(
+    cel="!has(self.split) || self.uri.startsWith('hf://')",
+    holds=lambda source: source.split is None or source.uri.startswith("hf://"),
+    message="split is for hf:// URIs only; remove it",
+    field="split",
+)
 
 
 class SecretReference(ApiModel):
@@ -25,6 +38,8 @@ class SecretReference(ApiModel):
 
 class ModelSpec(ApiModel):
     """The base model."""
+
+    rules = (_REVISION_RULE,)
 
     uri: ModelUri
     """Where the base model lies: `hf://organisation/name`, `s3://bucket/path`, `https://host/path` or `pvc://claim/path`; a
@@ -41,6 +56,8 @@ class ModelSpec(ApiModel):
 
 class EvalDatasetSpec(ApiModel):
     """Data held out for evaluation, where it is not split off from the training data."""
+
+    rules = (_REVISION_RULE, _SPLIT_RULE)
 
     uri: DatasetUri
     """Where the evaluation data lies; same schemes and formats as `dataset.uri`."""
@@ -78,11 +95,14 @@ class DatasetSpec(ApiModel):
     """A dataset of its own for evaluation, instead of `evalFraction`."""
 
     rules = (
+        _REVISION_RULE,
+        _SPLIT_RULE,
         Rule(
             cel="!(has(self.eval) && has(self.evalFraction))",
             holds=lambda dataset: dataset.eval is None or dataset.eval_fraction is None,
             message="evalFraction and eval exclude each other; remove one of them",
             field="evalFraction",
+            json_schema={"not": {"required": ["eval", "evalFraction"]}},
         ),
     )
 

@@ -1,0 +1,52 @@
+"""The JSON Schema (draft 2020-12) of a manifest, for editors: completion, descriptions, and most faults as they are typed."""
+
+from typing import Any, Final
+
+from finetune_api.generate.model_schema import Schema, build_model_schema
+from finetune_api.names import API_VERSION, GROUP, KIND, VERSION
+from finetune_api.resource import FineTuneJob
+
+_METADATA: Final[Schema] = {
+    "description": "Name, namespace, labels and annotations, as of every object in Kubernetes.",
+    "type": "object",
+    "properties": {
+        "name": {"description": "Name of the FineTuneJob.", "type": "string", "maxLength": 63, "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$"},
+        "generateName": {"description": "Beginning of a name that the API server makes.", "type": "string", "maxLength": 58},
+        "namespace": {"description": "Namespace that the run lies in.", "type": "string", "maxLength": 63},
+        "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+        "annotations": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+}
+
+
+def build_editor_schema() -> dict[str, Any]:
+    """Return the schema of what a person writes: no status, and no field that the API doesn't have."""
+    root = build_model_schema(FineTuneJob)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"https://{GROUP}/{VERSION}/finetunejob.schema.json",
+        "title": KIND,
+        "description": root["description"],
+        "type": "object",
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "additionalProperties": False,
+        "properties": {
+            "apiVersion": {"const": API_VERSION},
+            "kind": {"const": KIND},
+            "metadata": _METADATA,
+            "spec": _without_extensions(root["properties"]["spec"]),
+        },
+    }
+
+
+def _without_extensions(schema: Schema) -> Schema:
+    plain = {keyword: value for keyword, value in schema.items() if not keyword.startswith("x-kubernetes-")}
+    if schema.get("default", ...) is None:
+        plain.pop("default")
+    if "properties" in plain:
+        plain["properties"] = {name: _without_extensions(value) for name, value in plain["properties"].items()}
+    if "items" in plain:
+        plain["items"] = _without_extensions(plain["items"])
+    if "anyOf" in plain:
+        plain["anyOf"] = [_without_extensions(option) for option in plain["anyOf"]]
+    return plain
