@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -37,6 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
     status = add("status", "say what runs and where")
     status.add_argument("--json", action="store_true", help="as JSON, the object store's keys too")
     add("kubeconfig", "print the path of the administrator's kubeconfig")
+    load = add("load-image", "load an image archive (OCI layout or archive, Docker archive) into the node")
+    load.add_argument("archive", type=Path)
+    inside = add("exec", "run a command (default: a shell) inside the cluster's network, with kubectl and KUBECONFIG set")
+    inside.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
     logs = add("logs", "print the end of a component's log")
     logs.add_argument("component")
     logs.add_argument("--lines", type=int, default=100)
@@ -93,6 +98,22 @@ def _kubeconfig(options: argparse.Namespace) -> None:
     print(_attach(options).kubeconfig)
 
 
+def _load_image(options: argparse.Namespace) -> None:
+    started = time.monotonic()
+    names = _attach(options).load_image(options.archive)
+    print(f"loaded {', '.join(names)} in {time.monotonic() - started:.1f} s")
+
+
+def _exec(options: argparse.Namespace) -> None:
+    cluster = _attach(options)
+    words = [word for word in options.words if word != "--"] or [os.environ.get("SHELL", "/bin/sh")]
+    programs = binaries.ensure_binaries(["kubectl", "helm"])
+    path = os.pathsep.join([*dict.fromkeys(str(each.parent) for each in programs.values()), os.environ["PATH"]])
+    os.environ.update({"KUBECONFIG": str(cluster.kubeconfig), "PATH": path})
+    argv = [*cluster.entry, *words]
+    os.execvp(argv[0], argv)  # noqa: S606
+
+
 def _logs(options: argparse.Namespace) -> None:
     print(_attach(options).log(options.component, options.lines))
 
@@ -107,6 +128,8 @@ _COMMANDS = {
     "down": _down,
     "status": _status,
     "kubeconfig": _kubeconfig,
+    "load-image": _load_image,
+    "exec": _exec,
     "logs": _logs,
 }
 

@@ -8,16 +8,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from finetune_devcluster import binaries, lifecycle, reaper
+from finetune_devcluster import binaries, image_store, lifecycle, reaper, startup
 from finetune_devcluster.api_client import ApiClient
 from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.files import hold_lock
 from finetune_devcluster.kubeconfig import write_kubeconfig
+from finetune_devcluster.namespaces import build_entry
 from finetune_devcluster.paths import compute_lock_path, compute_state_dir
 from finetune_devcluster.pki import CertificateAuthority
 from finetune_devcluster.processes import read_tail
 from finetune_devcluster.state import ClusterState, Mode, ObjectStore, load_state
-from finetune_devcluster.supervisor import Supervisor
+from finetune_devcluster.supervisor import NAMESPACE, Supervisor
 
 _LOCK_TIMEOUT = 900.0
 
@@ -61,7 +62,7 @@ class Cluster:
             DevClusterError: it cannot be started here; the message says why.
         """
         folder = compute_state_dir(name, state_root)
-        chosen: Mode = "control-plane" if mode == "auto" else mode
+        chosen: Mode = "node" if mode == "auto" else mode
         with_store = chosen != "control-plane" if object_store is None else object_store
         # The watch begins before the first process does, or an end in between would leave processes behind.
         guard = reaper.Reaper(folder) if ephemeral else None
@@ -116,7 +117,7 @@ class Cluster:
     @property
     def client(self) -> ApiClient:
         """A small synchronous client with the administrator's rights."""
-        return lifecycle.build_client(self.folder, self._supervisor.state.endpoints)
+        return startup.build_client(self.folder, self._supervisor.state.endpoints)
 
     @property
     def object_store(self) -> ObjectStore:
@@ -184,6 +185,34 @@ class Cluster:
         path = self.folder / "users" / f"{name}.kubeconfig"
         return write_kubeconfig(path, self.server, self.folder / "pki" / "ca.crt", pair, name, namespace)
 
+    def load_image(self, archive: Path) -> list[str]:
+        """Load images into the node and return their names; one that is there already, by digest, costs nothing.
+
+        Args:
+            archive: best an OCI layout, as a folder (`oci:` in buildah and skopeo) on the cache's file system, its
+                layers uncompressed; also any OCI or Docker archive.
+
+        Raises:
+            DevClusterError: the cluster has no node, or this is no image.
+        """
+        state = self._supervisor.state
+        if state.image_store is None:
+            raise DevClusterError(f"cluster {self.name} ({self.mode}) runs no containers, so it takes no image")
+        holder = state.processes[NAMESPACE].pid
+        with hold_lock(Path(state.image_store) / "load.lock", _LOCK_TIMEOUT, "loading an image"):
+            return image_store.load_archive(holder, Path(state.image_store), archive)
+
+    def list_images(self) -> dict[str, str]:
+        """Return the digest of every image of the node by its name."""
+        state = self._supervisor.state
+        return {} if state.image_store is None else image_store.list_images(state.processes[NAMESPACE].pid)
+
+    @property
+    def entry(self) -> list[str]:
+        """The words that, put before a command, run it inside the cluster's namespaces; none where it has none."""
+        holder = self._supervisor.state.processes.get(NAMESPACE)
+        return [] if holder is None else build_entry(holder.pid)
+
     def stop(self, component: str, *, kill: bool = False) -> None:
         """Stop one component, by SIGTERM or at once by SIGKILL; `restart` brings it back."""
         self._supervisor.stop(component, signal.SIGKILL if kill else signal.SIGTERM)
@@ -191,7 +220,7 @@ class Cluster:
     def restart(self, component: str) -> None:
         """Stop one component if it runs, start it again, and wait until the API server answers."""
         self._supervisor.restart(component)
-        lifecycle.wait_for_api(self._supervisor, self.client)
+        startup.wait_for_api(self._supervisor, self.client)
 
     def log(self, component: str, lines: int = 50) -> str:
         """Return the last lines of a component's log."""

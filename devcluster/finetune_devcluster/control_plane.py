@@ -138,7 +138,7 @@ def build_apiserver(binary: Path, endpoints: Endpoints, credentials: Credentials
     return [
         str(binary),
         f"--etcd-servers=http://127.0.0.1:{endpoints.etcd}",
-        f"--bind-address={'127.0.0.1' if loopback else '0.0.0.0'}",
+        f"--bind-address={endpoints.address}",
         f"--advertise-address={endpoints.address}",
         f"--secure-port={endpoints.apiserver}",
         # A loopback address is no endpoint that a pod could use, and the reconciler refuses to publish one.

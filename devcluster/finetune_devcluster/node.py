@@ -1,9 +1,153 @@
-"""stub while control plane is tested"""
+"""A whole cluster with a node that runs containers, all of it in namespaces of its own."""
 
+import contextlib
+import json
+import platform
 from pathlib import Path
+
+from finetune_devcluster import (
+    binaries,
+    control_plane,
+    image_store,
+    images,
+    namespaces,
+    node_config,
+    object_store,
+)
+from finetune_devcluster.api_client import ApiClient
+from finetune_devcluster.binaries import compute_architecture
+from finetune_devcluster.control_plane import Credentials
+from finetune_devcluster.errors import DevClusterError
+from finetune_devcluster.files import write_atomic, write_json
+from finetune_devcluster.kubeconfig import write_kubeconfig
+from finetune_devcluster.node_config import NODE_NAME, NodeNetwork
+from finetune_devcluster.paths import compute_cluster_id
+from finetune_devcluster.startup import start_control_plane, start_object_store, wait_for_accounts
 from finetune_devcluster.state import ClusterState
+from finetune_devcluster.supervisor import NAMESPACE, Supervisor
+
+_SANDBOX_REPOSITORY = "finetune.dev/devcluster/pause"
+_NODE_TIMEOUT = 90.0
 
 
-def remove_traces(folder: Path, state: ClusterState) -> None: ...
 def start_cluster(folder: Path, name: str) -> ClusterState:
-    raise NotImplementedError
+    """Start everything: namespaces, control plane, containerd, kubelet, kube-proxy, name server and object store.
+
+    Raises:
+        DevClusterError: a part did not start; the message has the end of its log.
+    """
+    paths = binaries.ensure_binaries(binaries.NODE)
+    identity = compute_cluster_id(folder)
+    network = node_config.compute_network(identity, namespaces.observe_networks())
+    endpoints = control_plane.build_fixed_endpoints(network.address)
+    supervisor = Supervisor(folder, ClusterState(name, "node", endpoints, network=network))
+    pid = namespaces.start_namespaces(supervisor, paths["pause"])
+    namespaces.connect(pid, network)
+    # Remembered before they are made: what dies in between is taken away all the same.
+    supervisor.state.made_folders = [each for each in namespaces.BOUND_FOLDERS if not Path(each).exists()]
+    supervisor.save()
+    namespaces.mount_folders(pid, folder, network.address)
+    credentials = control_plane.make_credentials(folder / "pki", endpoints)
+    _start_containerd(supervisor, paths["pause"])
+    client = start_control_plane(supervisor, paths, credentials)
+    _start_name_server(supervisor, paths["coredns"], network, credentials, client)
+    _start_node(supervisor, paths, network, credentials)
+    start_object_store(supervisor, paths["versitygw"], network.address, object_store.PORT, object_store.POD_ENDPOINT)
+    for path, manifest in node_config.build_external_service(
+        object_store.NAMESPACE, object_store.SERVICE, network.address, object_store.PORT
+    ):
+        client.apply(path, manifest)
+    wait_for_accounts(supervisor, client)
+    wait_for_node(supervisor, client)
+    return supervisor.state
+
+
+def wait_for_node(supervisor: Supervisor, client: ApiClient) -> None:
+    """Wait until the node is ready and takes pods."""
+
+    def ready() -> bool:
+        try:
+            found = client.request("GET", f"/api/v1/nodes/{NODE_NAME}")
+        except (OSError, DevClusterError):
+            return False
+        conditions = {each["type"]: each["status"] for each in found["status"].get("conditions", [])}
+        return conditions.get("Ready") == "True" and not found["spec"].get("taints")
+
+    supervisor.wait("node ready", ready, _NODE_TIMEOUT, ["containerd", "kubelet", "kube-proxy", "coredns"])
+
+
+def remove_traces(folder: Path, state: ClusterState) -> None:
+    """Remove what a cluster leaves outside its folder once its processes have ended."""
+    identity = compute_cluster_id(folder)
+    namespaces.remove_cgroups(_compute_cgroup(identity))
+    if state.network is not None:
+        namespaces.remove_interface(state.network.interface)
+    for made in reversed(state.made_folders):
+        # Not empty, or not there: then something else uses it by now, or it was never made.
+        with contextlib.suppress(OSError):
+            Path(made).rmdir()
+
+
+def _start_containerd(supervisor: Supervisor, pause: Path) -> None:
+    """Start containerd over a folder of the cache, rid of the containers of clusters that have gone."""
+    holder = supervisor.state.processes[NAMESPACE]
+    store = image_store.take_store(holder)
+    supervisor.state.image_store = str(store)
+    sandbox = f"{_SANDBOX_REPOSITORY}:{pause.parent.name.removeprefix('pause-')}"
+    snapshotter = image_store.find_snapshotter(store)
+
+    def start(*, cri: bool) -> None:
+        text = node_config.build_containerd_config(store, snapshotter, sandbox, cri=cri)
+        config = write_atomic(supervisor.folder / ("containerd.toml" if cri else "containerd-bare.toml"), text)
+        supervisor.start("containerd", ["containerd", "--config", str(config)])
+        supervisor.wait("containerd serving", lambda: image_store.is_serving(holder.pid), 30, ["containerd"])
+
+    namespaces.run_inside(holder.pid, "cat >/run/cni/10-pods.conflist <<'END'\n" + _cni_text() + "\nEND")
+    # Without its CRI part first: that part remembers every container it finds, even one deleted under its hands.
+    start(cri=False)
+    image_store.remove_containers(holder.pid)
+    if sandbox not in image_store.list_images(holder.pid):
+        archive = supervisor.folder / "pause.tar"
+        images.make_single_file_image(archive, pause, compute_architecture(platform.machine()), sandbox)
+        image_store.load_archive(holder.pid, store, archive)
+        archive.unlink()
+    supervisor.stop("containerd")
+    start(cri=True)
+
+
+def _cni_text() -> str:
+    return json.dumps(node_config.build_cni_config())
+
+
+def _start_node(supervisor: Supervisor, paths: dict[str, Path], network: NodeNetwork, credentials: Credentials) -> None:
+    folder, authority = supervisor.folder, credentials.authority
+    server = supervisor.state.endpoints.server
+    user = f"system:node:{NODE_NAME}"
+    client = authority.issue("kubelet", user, [control_plane.NODE_GROUP])
+    serving = authority.issue("kubelet-server", user, [control_plane.NODE_GROUP], hosts=[network.address, NODE_NAME])
+    group = namespaces.make_cgroups(_compute_cgroup(compute_cluster_id(folder)))
+    config = write_json(
+        folder / "kubelet.json",
+        node_config.build_kubelet_config(network.address, group, authority.cert, serving.cert, serving.key),
+    )
+    kubeconfig = write_kubeconfig(folder / "pki" / "kubelet.kubeconfig", server, authority.cert, client, user)
+    supervisor.start("kubelet", node_config.build_kubelet(paths["kubelet"], config, kubeconfig, network.address))
+    proxy_user = "system:kube-proxy"
+    proxy = authority.issue("kube-proxy", proxy_user)
+    kubeconfig = write_kubeconfig(folder / "pki" / "kube-proxy.kubeconfig", server, authority.cert, proxy, proxy_user)
+    supervisor.start("kube-proxy", node_config.build_kube_proxy(paths["kube-proxy"], kubeconfig))
+
+
+def _start_name_server(supervisor: Supervisor, binary: Path, network: NodeNetwork, credentials: Credentials, client: ApiClient) -> None:
+    for path, manifest in node_config.build_dns_role():
+        client.apply(path, manifest)
+    user, server = "system:coredns", supervisor.state.endpoints.server
+    pair = credentials.authority.issue("coredns", user)
+    kubeconfig = supervisor.folder / "pki" / "coredns.kubeconfig"
+    write_kubeconfig(kubeconfig, server, credentials.authority.cert, pair, user)
+    corefile = write_atomic(supervisor.folder / "Corefile", node_config.build_corefile(network, kubeconfig))
+    supervisor.start("coredns", [str(binary), f"-conf={corefile}"])
+
+
+def _compute_cgroup(identity: str) -> str:
+    return f"finetune-dev-{identity}"

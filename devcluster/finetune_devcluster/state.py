@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from finetune_devcluster.control_plane import Endpoints
 from finetune_devcluster.files import write_json
+from finetune_devcluster.node_config import NodeNetwork
 from finetune_devcluster.processes import ProcessRecord
 
 Mode = Literal["node", "control-plane", "process-node"]
@@ -34,6 +35,7 @@ class ClusterState:
     name: str
     mode: Mode
     endpoints: Endpoints
+    network: NodeNetwork | None = None
     gpus: int = 0
     processes: dict[str, ProcessRecord] = field(default_factory=dict)
     object_store: ObjectStore | None = None
@@ -49,6 +51,7 @@ def save_state(folder: Path, state: ClusterState) -> None:
         "name": state.name,
         "mode": state.mode,
         "endpoints": state.endpoints.as_json(),
+        "network": None if state.network is None else vars(state.network),
         "gpus": state.gpus,
         "processes": {name: record.as_json() for name, record in state.processes.items()},
         "object_store": None if state.object_store is None else vars(state.object_store),
@@ -62,11 +65,12 @@ def load_state(folder: Path) -> ClusterState | None:
     """Read the state of the cluster in `folder`; None when there is none, or none that this version understands."""
     try:
         value: Mapping[str, Any] = json.loads((folder / _FILE).read_text())
-        store = value["object_store"]
+        store, network = value["object_store"], value["network"]
         return ClusterState(
             name=value["name"],
             mode=value["mode"],
             endpoints=Endpoints(**value["endpoints"]),
+            network=None if network is None else NodeNetwork(**network),
             gpus=value["gpus"],
             processes={name: ProcessRecord.from_json(each) for name, each in value["processes"].items()},
             object_store=None if store is None else ObjectStore(**store),

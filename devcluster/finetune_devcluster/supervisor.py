@@ -45,8 +45,12 @@ class Supervisor:
     def record(self, record: ProcessRecord) -> ProcessRecord:
         """Remember a process as the cluster's, on disk."""
         self.state.processes[record.name] = record
-        save_state(self.folder, self.state)
+        self.save()
         return record
+
+    def save(self) -> None:
+        """Write the state to disk."""
+        save_state(self.folder, self.state)
 
     def stop(self, name: str, sign: signal.Signals = signal.SIGTERM, grace: float = _GRACE) -> None:
         """Stop one process; its record stays, so that `restart` knows how to start it."""

@@ -1,0 +1,157 @@
+"""containerd's folder of images: kept in the cache between clusters, so that an image is loaded once.
+
+Two containerds cannot share a folder, so there are several, and a cluster takes the first that no living cluster has.
+"""
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from finetune_devcluster import images
+from finetune_devcluster.errors import DevClusterError
+from finetune_devcluster.files import hold_lock, write_json
+from finetune_devcluster.namespaces import build_entry, run
+from finetune_devcluster.paths import compute_cache_root
+from finetune_devcluster.processes import ProcessRecord, is_running
+
+_NAMESPACE = "k8s.io"
+_FOLDERS = 16
+_INGEST_ATTEMPTS = 5
+_OVERLAY_MAGIC = "overlay"
+
+
+def take_store(holder: ProcessRecord) -> Path:
+    """Take a folder for the cluster that lives as long as `holder` does.
+
+    Raises:
+        DevClusterError: as many clusters run as there may be folders.
+    """
+    root = compute_cache_root() / "containerd"
+    with hold_lock(root / ".lock", 30, "taking an image store"):
+        for number in range(_FOLDERS):
+            folder = root / str(number)
+            owner = _read_owner(folder)
+            if owner is None or not is_running(owner):
+                write_json(folder / "owner.json", holder.as_json())
+                return folder
+    raise DevClusterError(f"{_FOLDERS} clusters with a node run already: take one down")
+
+
+def find_snapshotter(folder: Path) -> str:
+    """Return the snapshotter for a folder: overlayfs, but where the folder itself lies on an overlay, plain copies."""
+    kind = run(["stat", "--file-system", "--format=%T", str(folder)]).strip()
+    return "native" if _OVERLAY_MAGIC in kind else "overlayfs"
+
+
+def is_serving(pid: int) -> bool:
+    """Tell whether containerd answers inside the namespaces of `pid`."""
+    spoken = subprocess.run([*_ctr(pid), "version"], capture_output=True, timeout=30, check=False)
+    return spoken.returncode == 0
+
+
+def remove_containers(pid: int) -> None:
+    """Forget the containers of a cluster that has gone; their snapshots go with them."""
+    containers = run([*_ctr(pid), "containers", "list", "--quiet"]).split()
+    if containers:
+        run([*_ctr(pid), "containers", "delete", *containers], timeout=120)
+
+
+def list_images(pid: int) -> dict[str, str]:
+    """Return the digest of every image by its reference."""
+    lines = run([*_ctr(pid), "images", "list"]).splitlines()[1:]
+    return {words[0]: words[2] for line in lines if len(words := line.split()) > 2}
+
+
+def load_archive(pid: int, store: Path, path: Path) -> list[str]:
+    """Load an image archive into the node's images and return the names of those images.
+
+    An OCI layout, as a folder or as an uncompressed archive, is loaded the quick way: its layers are put where
+    containerd keeps them, by a hard link where the file system is the same, and an image that is there already is left
+    as it is. Everything else that containerd reads (Docker's archives, compressed ones) goes through containerd.
+
+    Raises:
+        DevClusterError: it is no such archive, or the disk is full; the message has containerd's words.
+    """
+    if not path.exists():
+        raise DevClusterError(f"there is no image archive at {path}")
+    try:
+        archive = images.ImageArchive(path)
+    except images.NotAnImageLayout as error:
+        if path.is_dir():
+            raise DevClusterError(str(error)) from None
+        before = list_images(pid)
+        _import(pid, path)
+        return sorted(name for name, _ in list_images(pid).items() - before.items())
+    names = archive.names
+    if not names:
+        raise DevClusterError(f"{path} holds no image with a name (annotation org.opencontainers.image.ref.name)")
+    if names.items() <= list_images(pid).items():
+        return sorted(names)
+    with tempfile.NamedTemporaryFile(suffix=".tar") as outline:
+        outline.write(archive.build_outline())
+        outline.flush()
+        # What the outline names is kept from here on: a layer that arrives later is not taken for rubbish.
+        _import(pid, Path(outline.name), "--no-unpack")
+        for layer in archive.list_layers():
+            _add_blob(pid, store, archive, layer)
+        _import(pid, Path(outline.name))
+    return sorted(names)
+
+
+def _add_blob(pid: int, store: Path, archive: images.ImageArchive, layer: dict[str, Any]) -> None:
+    """Put a layer into containerd's content and tell containerd of it, which then asks for none of its bytes.
+
+    What the layer holds is checked when it is unpacked, against the digests in the image's configuration.
+    """
+    digest, size = layer["digest"], layer["size"]
+    if digest in run([*_ctr(pid), "content", "list", "--quiet"]).split():
+        return
+    algorithm, value = digest.split(":")
+    blob = store / "io.containerd.content.v1.content" / "blobs" / algorithm / value
+    staged = store / "staged" / value
+    staged.parent.mkdir(exist_ok=True)
+    words = ["content", "ingest", f"--expected-digest={digest}", f"--expected-size={size}", f"layer-{value}"]
+    try:
+        archive.write_blob(digest, staged)
+        for attempt in range(1, _INGEST_ATTEMPTS + 1):
+            # Between the link and the word to containerd, its clean-up may take the blob for rubbish: then once more.
+            blob.unlink(missing_ok=True)
+            blob.hardlink_to(staged)
+            with staged.open("rb") as stream:
+                spoken = subprocess.run(
+                    [*_ctr(pid), *words], stdin=stream, capture_output=True, text=True, timeout=1800, check=False
+                )
+            if spoken.returncode == 0 and blob.exists():
+                return
+            if attempt == _INGEST_ATTEMPTS:
+                raise DevClusterError(f"layer {digest} could not be loaded: {spoken.stderr.strip()[-1000:]}")
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _import(pid: int, archive: Path, *flags: str) -> None:
+    # Through a pipe: inside the namespaces some folders of the machine are hidden, and the archive may be in one.
+    with archive.open("rb") as stream:
+        spoken = subprocess.run(
+            [*_ctr(pid), "images", "import", *flags, "-"],
+            stdin=stream,
+            capture_output=True,
+            text=True,
+            timeout=1800,
+            check=False,
+        )
+    if spoken.returncode != 0:
+        raise DevClusterError(f"{archive} could not be loaded: {spoken.stderr.strip()[-1000:]}")
+
+
+def _ctr(pid: int) -> list[str]:
+    return [*build_entry(pid), "ctr", "--namespace", _NAMESPACE]
+
+
+def _read_owner(folder: Path) -> ProcessRecord | None:
+    try:
+        return ProcessRecord.from_json(json.loads((folder / "owner.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
