@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune_devcluster import binaries
+from finetune_devcluster import binaries, capabilities
 from finetune_devcluster.cluster import Cluster, take_down
 from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.paths import compute_state_dir
@@ -30,9 +30,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     build = add("binaries", "build the cluster's programs from Go modules, or find them in the cache", cluster=False)
     build.add_argument("programs", nargs="*", choices=[*binaries.ALL, []], help="which (default: all)")
+    add("packages", "install the Debian packages that a node needs, or say what is missing", cluster=False)
+    add("capabilities", "say what this machine can run, and why not the rest", cluster=False)
     up = add("up", "start the cluster, or find the one that runs")
     up.add_argument("--mode", choices=_MODES, default="auto")
-    up.add_argument("--gpus", type=int, default=0, help="how many nvidia.com/gpu the node advertises")
+    up.add_argument("--gpus", type=int, help="how many nvidia.com/gpu the node advertises")
     up.add_argument("--object-store", action=argparse.BooleanOptionalAction, default=None, help="run the S3 server")
     add("down", "stop the cluster and remove every trace of it")
     status = add("status", "say what runs and where")
@@ -62,6 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _binaries(options: argparse.Namespace) -> None:
     for name, path in binaries.ensure_binaries(options.programs or binaries.ALL).items():
         print(f"{name}\t{path}")
+
+
+def _packages(_: argparse.Namespace) -> None:
+    installed = capabilities.install_packages()
+    print(f"installed: {', '.join(installed)}" if installed else "every package that a node needs is there")
+
+
+def _capabilities(_: argparse.Namespace) -> None:
+    print(capabilities.compute_capabilities(capabilities.observe_machine()).describe())
 
 
 def _up(options: argparse.Namespace) -> None:
@@ -124,6 +135,8 @@ def _attach(options: argparse.Namespace) -> Cluster:
 
 _COMMANDS = {
     "binaries": _binaries,
+    "packages": _packages,
+    "capabilities": _capabilities,
     "up": _up,
     "down": _down,
     "status": _status,

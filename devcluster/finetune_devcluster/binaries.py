@@ -68,11 +68,12 @@ MODULES = (
     ),
     GoModule("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}),
     GoModule("coredns", {"coredns": "."}),
+    GoModule("gpu-plugin", {"gpu-plugin": "."}),
     GoModule("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}),
 )
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
-NODE = (*CONTROL_PLANE, "kubelet", "kube-proxy", "coredns", "versitygw", "pause")
+NODE = (*CONTROL_PLANE, "kubelet", "kube-proxy", "coredns", "versitygw", "pause", "gpu-plugin")
 ALL = (*NODE, "helm")
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from finetune_devcluster import binaries, image_store, lifecycle, reaper, startup
+from finetune_devcluster import binaries, capabilities, image_store, lifecycle, reaper, startup
 from finetune_devcluster.api_client import ApiClient
 from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.files import hold_lock
+from finetune_devcluster.gpus import advertise_gpus
 from finetune_devcluster.kubeconfig import write_kubeconfig
 from finetune_devcluster.namespaces import build_entry
 from finetune_devcluster.paths import compute_lock_path, compute_state_dir
@@ -42,7 +43,7 @@ class Cluster:
         name: str = "dev",
         *,
         mode: Mode | Literal["auto"] = "control-plane",
-        gpus: int = 0,
+        gpus: int | None = None,
         state_root: Path | None = None,
         object_store: bool | None = None,
         ephemeral: bool = False,
@@ -53,7 +54,7 @@ class Cluster:
             mode: `node` (everything, containers too), `control-plane` (API server and controllers on loopback: no
                 root, no pods run), `process-node` (control plane and a stand-in that runs pods as local processes), or
                 `auto` (`node` where this machine can, else `process-node`).
-            gpus: how many `nvidia.com/gpu` the node advertises.
+            gpus: how many `nvidia.com/gpu` the node advertises; by default none, or as many as it does already.
             state_root: the folder of all clusters' state, by default `.dev` in the repository.
             object_store: whether to run the S3 server; by default in every mode but `control-plane`.
             ephemeral: take the cluster down when this process ends, however it ends.
@@ -62,13 +63,15 @@ class Cluster:
             DevClusterError: it cannot be started here; the message says why.
         """
         folder = compute_state_dir(name, state_root)
-        chosen: Mode = "node" if mode == "auto" else mode
+        chosen = choose_mode(mode)
         with_store = chosen != "control-plane" if object_store is None else object_store
         # The watch begins before the first process does, or an end in between would leave processes behind.
         guard = reaper.Reaper(folder) if ephemeral else None
         try:
             with hold_lock(compute_lock_path(folder), _LOCK_TIMEOUT, f"working on cluster {name}"):
                 cluster = cls(folder, lifecycle.bring_up(folder, name, chosen, with_store=with_store))
+                if gpus is not None:
+                    cluster.advertise_gpus(gpus)
         except BaseException:
             if guard is not None:
                 guard.dismiss()
@@ -185,6 +188,10 @@ class Cluster:
         path = self.folder / "users" / f"{name}.kubeconfig"
         return write_kubeconfig(path, self.server, self.folder / "pki" / "ca.crt", pair, name, namespace)
 
+    def advertise_gpus(self, count: int) -> None:
+        """Let the node advertise `count` GPUs that it does not have, and wait until it does."""
+        advertise_gpus(self._supervisor, self.client, count)
+
     def load_image(self, archive: Path) -> list[str]:
         """Load images into the node and return their names; one that is there already, by digest, costs nothing.
 
@@ -239,6 +246,29 @@ class Cluster:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Take the cluster down."""
         self.down()
+
+
+def choose_mode(asked: Mode | Literal["auto"]) -> Mode:
+    """Return the mode to run: the one asked for, or the fullest that this machine can, having said which and why.
+
+    A node's missing Debian packages are installed where that can be done.
+
+    Raises:
+        DevClusterError: this machine cannot run what was asked for; the message says why and what it can run.
+    """
+    if asked in ("control-plane", "process-node"):
+        able = capabilities.compute_capabilities(capabilities.observe_machine_cheaply())
+        if able.control_plane:
+            raise DevClusterError(able.describe())
+        return asked
+    if capabilities.compute_capabilities(capabilities.observe_machine()).installable:
+        capabilities.install_packages()
+    able = capabilities.compute_capabilities(capabilities.observe_machine())
+    if able.control_plane or (asked == "node" and able.node):
+        raise DevClusterError(able.describe())
+    if asked == "auto" and able.node:
+        print(able.describe(), flush=True)
+    return able.best_mode
 
 
 def take_down(folder: Path) -> None:

@@ -120,9 +120,7 @@ def _add_blob(pid: int, store: Path, archive: images.ImageArchive, layer: dict[s
             blob.unlink(missing_ok=True)
             blob.hardlink_to(staged)
             with staged.open("rb") as stream:
-                spoken = subprocess.run(
-                    [*_ctr(pid), *words], stdin=stream, capture_output=True, text=True, timeout=1800, check=False
-                )
+                spoken = subprocess.run([*_ctr(pid), *words], stdin=stream, capture_output=True, text=True, timeout=1800, check=False)
             if spoken.returncode == 0 and blob.exists():
                 return
             if attempt == _INGEST_ATTEMPTS:
