@@ -32,9 +32,9 @@ def parse_quantity(text: str) -> Decimal:
     if match is None or not re.match(QUANTITY_PATTERN, text):
         raise ValueError(f"{text!r} is not a quantity; write a number with an optional suffix, such as 24Gi or 500m")
     number, suffix = match.groups()
-    if suffix[:1] in ("e", "E") and suffix[1:]:
-        return Decimal(number).scaleb(int(suffix[1:]))
-    return Decimal(number) * _FACTORS[suffix]
+    if suffix in _FACTORS:
+        return Decimal(number) * _FACTORS[suffix]
+    return Decimal(number).scaleb(int(suffix[1:]))  # a decimal exponent: e3, E-3
 
 
 def _as_text(value: object) -> object:

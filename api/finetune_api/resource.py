@@ -2,14 +2,16 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from finetune_api.base import StoredModel
-from finetune_api.rules import Rule
+from finetune_api.names import API_VERSION, KIND
+from finetune_api.rules import Rule, RulesBroken
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 
@@ -24,12 +26,28 @@ NAME_RULE: Final = Rule(
 """Name of a FineTuneJob (RFC 1035): Jobs, pods and label values are made from it. In Python it is asked about the name."""
 
 
-class SpecInvalid(ValueError):
-    """A specification that can't be carried out. ``faults`` has one line for each field, `spec.…: what is wrong`."""
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with a manifest."""
 
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("; ".join(faults))
-        self.faults = faults
+    path: tuple[str | int, ...]
+    """Where: JSON names and indices from the manifest's root."""
+    message: str
+    """What is wrong there, and how to mend it."""
+
+    def __str__(self) -> str:
+        """Return the fault as a line, `spec.…: what is wrong`."""
+        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path)
+        return f"{text.removeprefix('.')}: {self.message}"
+
+
+class SpecInvalid(ValueError):
+    """A manifest that can't be carried out. ``faults`` has one line for each field, `spec.…: what is wrong`."""
+
+    def __init__(self, details: Sequence[Fault]) -> None:
+        self.details = tuple(details)
+        self.faults = [str(fault) for fault in details]
+        super().__init__("; ".join(self.faults))
 
 
 class FineTuneJob(StoredModel):
@@ -48,19 +66,57 @@ class FineTuneJob(StoredModel):
 
 
 def parse_spec(spec: Mapping[str, Any]) -> FineTuneJobSpec:
-    """Read a specification as strictly as the API server does: no text for numbers, no unknown fields.
+    """Read a specification as strictly as the API server does: no text for numbers, no unknown fields, no Python names.
 
     :raises SpecInvalid: with every fault found.
     """
     try:
-        return FineTuneJobSpec.model_validate_json(json.dumps(spec), strict=True)
+        return FineTuneJobSpec.model_validate_json(json.dumps(spec), strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise SpecInvalid([_describe(fault) for fault in error.errors(include_url=False)]) from None
+        raise SpecInvalid([fault for detail in error.errors(include_url=False) for fault in _describe(detail)]) from None
 
 
-def _describe(fault: ErrorDetails) -> str:
-    path = "spec" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
+def parse_manifest(manifest: Mapping[str, Any]) -> FineTuneJob:
+    """Read a manifest as a person writes it. Its status, if it has one, is not read.
+
+    :raises SpecInvalid: with every fault found, in the specification and around it.
+    """
+    faults: list[Fault] = []
+    for field, expected in (("apiVersion", API_VERSION), ("kind", KIND)):
+        if manifest.get(field) != expected:
+            faults.append(Fault((field,), f"must be {expected}"))
+    faults += [
+        Fault((field,), "unknown field; remove it or check its spelling")
+        for field in manifest
+        if field not in ("apiVersion", "kind", "metadata", "spec", "status")
+    ]
+    metadata = manifest.get("metadata")
+    if not isinstance(metadata, Mapping) or not ("name" in metadata or "generateName" in metadata):
+        faults.append(Fault(("metadata", "name"), "must be given"))
+    elif "name" in metadata and not (isinstance(metadata["name"], str) and NAME_RULE.holds(metadata["name"])):
+        faults.append(Fault(("metadata", "name"), NAME_RULE.message))
+    if "spec" not in manifest:
+        faults.append(Fault(("spec",), "must be given"))
+        raise SpecInvalid(faults)
+    try:
+        spec = parse_spec(manifest["spec"])
+    except SpecInvalid as error:
+        raise SpecInvalid([*faults, *error.details]) from None
+    if faults:
+        raise SpecInvalid(faults)
+    return FineTuneJob(metadata=dict(manifest["metadata"]), spec=spec)
+
+
+def _describe(detail: ErrorDetails) -> list[Fault]:
+    path = ("spec", *detail["loc"])
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, RulesBroken):
+        return [Fault((*path, *(rule.field.split(".") if rule.field else ())), rule.message) for rule in cause.rules]
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
         message = "unknown field; remove it or check its spelling"
-    return f"{path}: {message}"
+    elif detail["type"] == "missing":
+        message = "must be given"
+    if path[-1] == "[key]":
+        return [Fault(path[:-2], f"the key {path[-2]!r} is not allowed: {message}")]
+    return [Fault(path, message)]

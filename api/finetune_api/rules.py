@@ -65,14 +65,22 @@ def quote_cel(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+class RulesBroken(ValueError):
+    """A value that breaks rules: ``rules`` has all of them."""
+
+    def __init__(self, rules: list[Rule]) -> None:
+        super().__init__("; ".join(rule.message for rule in rules))
+        self.rules = rules
+
+
 def check(rules: Iterable[Rule], value: object) -> None:
     """Hold ``value`` to ``rules``.
 
-    :raises ValueError: names every rule that is broken.
+    :raises RulesBroken: names every rule that is broken.
     """
-    faults = [rule.message for rule in rules if not rule.holds(value)]
-    if faults:
-        raise ValueError("; ".join(faults))
+    broken = [rule for rule in rules if not rule.holds(value)]
+    if broken:
+        raise RulesBroken(broken)
 
 
 def add_to_schema(rules: Iterable[Rule], schema: dict[str, Any]) -> None:

@@ -115,7 +115,7 @@ def _to_structural(schema: Schema) -> Schema:
     for bound, limit in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if bound in schema:
             structural[limit], structural[bound] = schema[bound], True
-    rules = list(schema.get(CEL_KEY, []))
+    rules = [*_fraction_rules(structural), *schema.get(CEL_KEY, [])]
     if "properties" in schema:
         structural["properties"] = {name: _to_structural(value) for name, value in schema["properties"].items()}
     if "items" in schema:
@@ -129,6 +129,16 @@ def _to_structural(schema: Schema) -> Schema:
     if rules:
         structural[CEL_KEY] = rules
     return structural
+
+
+def _fraction_rules(structural: Schema) -> list[dict[str, str]]:
+    """Move bounds that are no whole numbers into CEL: the API server's own message would round them."""
+    rules: list[dict[str, str]] = []
+    for limit, sign, words in (("minimum", ">=", "greater"), ("maximum", "<=", "less")):
+        if limit in structural and structural[limit] % 1:
+            bound = structural.pop(limit)
+            rules.append({"rule": f"self {sign} {bound}", "message": f"should be {words} than or equal to {bound}"})
+    return rules
 
 
 def _split_null(schema: Schema) -> tuple[Schema, bool]:
