@@ -1,0 +1,70 @@
+{{- define "finetune.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "finetune.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else if contains (include "finetune.name" .) .Release.Name }}
+{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "finetune.name" .) | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* Cluster-wide objects carry the namespace, so that two releases of one name do not fight over them. */}}
+{{- define "finetune.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "finetune.fullname" .) }}
+{{- end }}
+
+{{- define "finetune.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "finetune.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "finetune.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{ include "finetune.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: finetune-operator
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "finetune.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "finetune.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "finetune.tlsSecret" -}}
+{{- printf "%s-tls" (include "finetune.fullname" . | trunc 59 | trimSuffix "-") }}
+{{- end }}
+
+{{/* An image reference, from a list of the image's values, its path among the values and the tag it has by default. */}}
+{{- define "finetune.image" -}}
+{{- $image := index . 0 -}}
+{{- $repository := required (printf "%s.repository is not set: name the image that you built, for example --set %s.repository=registry.example.com/%s" (index . 1) (index . 1) (index . 3)) $image.repository -}}
+{{- if $image.digest }}{{ $repository }}@{{ $image.digest }}{{ else }}{{ $repository }}:{{ default (index . 2) $image.tag }}{{ end }}
+{{- end }}
+
+{{/* What the operator may do where FineTuneJobs live. It reads no Secret and enters no pod. */}}
+{{- define "finetune.rules" -}}
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs]
+  verbs: [get, list, watch]
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs/status]
+  verbs: [get, patch]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+# Listed and watched for the Job controller's own words on why a pod could not be made.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list, watch, create, patch]
+{{- end }}
