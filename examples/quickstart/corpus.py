@@ -1,0 +1,57 @@
+"""The text that the quick start's base model is pre-trained on: prose that every Python installation carries.
+
+It holds the language reference (``pydoc_data.topics``) and the docstrings of those modules of the standard library that the quick
+start does not ask about, so that no answer which is held out has been read before. Only the standard library is needed.
+"""
+
+import ast
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import dataset
+
+_LEFT_OUT = frozenset(
+    {"config", "ensurepip", "encodings", "idlelib", "lib2to3", "site-packages", "dist-packages", "test", "tests", "turtledemo"}
+)
+"""Folders that hold no prose, or that not every installation has."""
+_SHORTEST = 40
+"""Shortest document in characters."""
+
+
+def build_corpus() -> list[str]:
+    """Return the documents, each once, in an order that depends on the installation's files alone."""
+    return list(dict.fromkeys(text for text in _documents() if len(text) >= _SHORTEST))
+
+
+def _documents() -> Iterator[str]:
+    for _, text in sorted(topics.items()):
+        yield text.strip()
+    library = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(library.rglob("*.py")):
+        name = path.relative_to(library).with_suffix("")
+        if _LEFT_OUT.isdisjoint(name.parts) and not _is_asked_about(name):
+            yield from _docstrings(path)
+
+
+def _is_asked_about(name: Path) -> bool:
+    """Whether a module is one of the dataset's, or implements one: ``_pydecimal``, ``email/_policybase``."""
+    asked = {module.partition(".")[0] for module in dataset.MODULES}
+    root = name.parts[0].lstrip("_")
+    return root in asked or root.removeprefix("py") in asked
+
+
+def _docstrings(path: Path) -> Iterator[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes in old modules
+            tree = ast.parse(path.read_bytes())
+    except SyntaxError:
+        return  # templates and bad examples lie among the sources
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = ast.get_docstring(node)
+            if docstring:
+                yield docstring.strip()
