@@ -33,12 +33,15 @@ class ApiClient:
             OSError: the server could not be reached.
         """
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.server + path, data, {"Content-Type": content_type}, method=method)
+        headers = {"Content-Type": content_type}
+        request = urllib.request.Request(self.server + path, data, headers, method=method)  # noqa: S310
         try:
             with self._opener.open(request, timeout=10) as response:
                 text = response.read().decode()
         except urllib.error.HTTPError as error:
-            raise ApiError(error.code, f"{method} {path}: {error.read().decode(errors='replace')[:2000]}") from None
+            with error:
+                said = error.read().decode(errors="replace")[:2000]
+            raise ApiError(error.code, f"{method} {path}: {said}") from None
         return json.loads(text) if text.startswith(("{", "[")) else text
 
     def apply(self, path: str, manifest: dict[str, Any]) -> None:

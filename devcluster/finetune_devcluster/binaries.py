@@ -70,6 +70,7 @@ MODULES = (
     GoModule("coredns", {"coredns": "."}),
     GoModule("gpu-plugin", {"gpu-plugin": "."}),
     GoModule("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}),
+    GoModule("probe", {"probe": "."}),
 )
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
@@ -109,7 +110,8 @@ def compute_paths(names: Iterable[str]) -> dict[str, Path]:
         if name in wanted
     }
     if unknown := wanted - paths.keys():
-        raise DevClusterError(f"no such program: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+        known = [name for module in MODULES for name in module.packages]
+        raise DevClusterError(f"no such program: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     return paths
 
 
@@ -176,10 +178,11 @@ def _follow(process: "subprocess.Popen[str]", label: str, started: float) -> lis
 
     reporter = threading.Thread(target=report, daemon=True)
     reporter.start()
-    assert process.stderr is not None
+    assert process.stderr is not None  # noqa: S101
     try:
         for line in process.stderr:
-            lines.append(line.rstrip())
+            # One by one, not in a comprehension: the reporter counts them as they come.
+            lines.append(line.rstrip())  # noqa: PERF401
     finally:
         ended.set()
         reporter.join()

@@ -108,6 +108,12 @@ class Cluster:
         return self._supervisor.state.endpoints.server
 
     @property
+    def host_address(self) -> str:
+        """The address at which pods reach servers of this machine; it has the name `node_config.HOST_NAME` too."""
+        network = self._supervisor.state.network
+        return "127.0.0.1" if network is None else network.host_address
+
+    @property
     def kubeconfig(self) -> Path:
         """The administrator's kubeconfig."""
         return self.folder / "kubeconfig"

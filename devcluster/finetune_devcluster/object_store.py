@@ -75,7 +75,7 @@ def _put_bucket(store: ObjectStore) -> int:
         key = hmac.digest(key, part.encode(), "sha256")
     signature = hmac.new(key, text.encode(), "sha256").hexdigest()
     authorization = f"AWS4-HMAC-SHA256 Credential={store.access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310
         f"{store.endpoint}/{store.bucket}",
         method="PUT",
         headers={**{name: value for name, value in headers.items() if name != "host"}, "Authorization": authorization},
@@ -85,4 +85,5 @@ def _put_bucket(store: ObjectStore) -> int:
         with opener.open(request, timeout=5) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
-        return error.code
+        with error:
+            return error.code

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.files import write_atomic
 
 _LIFETIME = datetime.timedelta(days=3650)
@@ -36,7 +37,8 @@ class CertificateAuthority:
         if not (self.cert.exists() and key_path.exists()):
             self._make(key_path)
         key = serialization.load_pem_private_key(key_path.read_bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise DevClusterError(f"{key_path} is not a key that this program made: take the cluster down and up again")
         self._key = key
         self._certificate = x509.load_pem_x509_certificate(self.cert.read_bytes())
 

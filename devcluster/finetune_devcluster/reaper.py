@@ -24,16 +24,13 @@ class Reaper:
 
     def dismiss(self) -> None:
         """End the watch, the cluster being gone already."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(b"done\n")
-            self._process.stdin.close()
-        self._process.wait(30)
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            self._process.communicate(b"done\n", timeout=30)
 
 
 def main() -> None:
     """Wait for the starter's end, or for its word that nothing is left to do."""
-    from finetune_devcluster.cluster import take_down
+    from finetune_devcluster.cluster import take_down  # noqa: PLC0415 - cluster imports this module
 
     if not sys.stdin.buffer.readline():
         take_down(Path(sys.argv[1]))
