@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_devcluster.control_plane import CLUSTER_DOMAIN
+from finetune_devcluster.errors import DevClusterError
 
 NODE_NAME = "finetune-node"
 POD_RANGE = "10.244.0.0/24"
@@ -40,7 +41,7 @@ def compute_network(cluster_id: str, taken: list[ipaddress.IPv4Network], attempt
         if not any(candidate.overlaps(each) for each in taken if each.prefixlen > 0):
             host, address = candidate.hosts()
             return NodeNetwork(f"ftd{cluster_id}", str(host), str(address))
-    raise ValueError("10.213.0.0/16 is taken whole by other networks of this machine")
+    raise DevClusterError("10.213.0.0/16 is taken whole by other networks of this machine: a cluster needs 4 addresses of it")
 
 
 def build_containerd_config(root: Path, snapshotter: str, sandbox_image: str, *, cri: bool) -> str:

@@ -13,7 +13,7 @@ from finetune_devcluster.gpus import observe_allocatable
 from finetune_devcluster.namespaces import BOUND_FOLDERS
 from finetune_devcluster.node_config import HOST_NAME
 from finetune_devcluster.paths import compute_cluster_id
-from finetune_devcluster.processes import wait_until
+from finetune_devcluster.processes import observe_start_ticks, wait_until
 from finetune_devcluster.supervisor import NAMESPACE, observe_marked
 
 pytestmark = pytest.mark.node
@@ -126,6 +126,10 @@ def test_down_leaves_the_machine_as_it_was(tmp_path: Path) -> None:
         assert len(find_members(namespaces)) > len(cluster.components)
         assert len(find_by_name(identity)) > 1
         assert observe_machine_state() == before
+        store = cluster._supervisor.state.image_store
+        assert store is not None
+        mounts = Path("/proc/self/mounts").read_text()
+        assert [each for each in (str(tmp_path), store, *BOUND_FOLDERS) if f" {each}" in mounts] == []
     finally:
         cluster.down()
     assert observe_marked(cluster.folder) == []
@@ -144,7 +148,6 @@ def observe_machine_state() -> dict[str, str]:
         "named network namespaces": say("ip", "netns", "list"),
         "default route": say("ip", "-json", "route", "show", "default"),
         "forwarding": Path("/proc/sys/net/ipv4/ip_forward").read_text(),
-        "mounts": Path("/proc/self/mounts").read_text(),
     }
 
 
@@ -157,6 +160,8 @@ def find_members(namespaces: dict[str, Path]) -> list[str]:
     """Return the processes that are in one of the namespaces; those that wait to be reaped are in none."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
+        if observe_start_ticks(int(process.name)) is None:
+            continue
         for kind, namespace in namespaces.items():
             try:
                 if (process / "ns" / kind).readlink() == namespace:
