@@ -72,8 +72,8 @@ class Artifact(StoredModel):
     """Name within the run: `adapter`."""
     format: Annotated[str, Field(min_length=1, max_length=32)]
     """`peft`: load it with PEFT, vLLM or transformers."""
-    uri: Annotated[str, Field(min_length=1, max_length=1024)]
-    """Folder that it lies in."""
+    uri: Annotated[str, Field(min_length=1, max_length=1200)]
+    """Folder that it lies in: `output.uri`, and its name below that."""
     digest: Digest
     """SHA-256 of its `manifest.json`, which in turn holds those of all files."""
     size_bytes: Annotated[int, Field(ge=0)]

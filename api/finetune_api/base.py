@@ -52,7 +52,7 @@ def _in_utc(value: datetime) -> datetime:
 
 def format_time(value: datetime) -> str:
     """Return ``value`` as Kubernetes writes a time: UTC, whole seconds, ``Z``."""
-    return _in_utc(value).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _in_utc(value).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
 Timestamp = Annotated[

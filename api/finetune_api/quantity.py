@@ -29,7 +29,7 @@ def parse_quantity(text: str) -> Decimal:
     :raises ValueError: ``text`` is not a quantity.
     """
     match = _PARTS.match(text)
-    if match is None or not re.match(QUANTITY_PATTERN, text):
+    if match is None or not re.fullmatch(QUANTITY_PATTERN.strip("^$"), text):
         raise ValueError(f"{text!r} is not a quantity; write a number with an optional suffix, such as 24Gi or 500m")
     number, suffix = match.groups()
     if suffix in _FACTORS:

@@ -40,7 +40,7 @@ def encode_summary(summary: TrainerSummary) -> str:
     """Return ``summary`` as JSON of at most :data:`SUMMARY_MAX_BYTES` bytes.
 
     What is too much goes in this order: every other point of the curve, the curve, the end of the message. Outcome, reason and
-    artifacts always stay.
+    artifacts always stay; one artifact of the longest names there are always fits.
     """
     while len(text := _dump(summary)) > SUMMARY_MAX_BYTES and summary.metrics.history:
         thinned = summary.metrics.history[1::2] if len(summary.metrics.history) > 8 else []

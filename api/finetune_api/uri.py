@@ -15,6 +15,7 @@ MODEL_SCHEMES: Final = ("hf", "s3", "https", "pvc")
 DATASET_SCHEMES: Final = ("hf", "s3", "https", "pvc")
 OUTPUT_SCHEMES: Final = ("s3", "pvc")
 MAX_URI_LENGTH: Final = 1024
+"""Longest URI in bytes, so that an artifact's always fits in a termination message."""
 
 _HOST: Final = "[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?"
 _DNS_NAME: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
@@ -25,6 +26,11 @@ _IP_ADDRESS: Final = r"^https?://(\[|(0[xX][0-9a-fA-F]*|[0-9]+)([.](0[xX][0-9a-f
 _UNPRINTABLE: Final = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Co", "Cs"})
 
 _GENERAL_RULES: Final = (
+    Rule(
+        cel=f"bytes(self).size() <= {MAX_URI_LENGTH}",
+        holds=lambda uri: len(uri.encode(errors="replace")) <= MAX_URI_LENGTH,
+        message=f"must have at most {MAX_URI_LENGTH} bytes in UTF-8",
+    ),
     Rule(
         cel=r"!self.matches('[\\pZ\\pC]')",
         holds=lambda uri: not any(unicodedata.category(character) in _UNPRINTABLE for character in uri),

@@ -45,6 +45,8 @@ def _without_extensions(schema: Schema) -> Schema:
         plain.pop("default")
     if "properties" in plain:
         plain["properties"] = {name: _without_extensions(value) for name, value in plain["properties"].items()}
+    if "patternProperties" in plain:
+        plain["additionalProperties"] = False
     if "items" in plain:
         plain["items"] = _without_extensions(plain["items"])
     if "anyOf" in plain:
