@@ -1,20 +1,11 @@
 """Clusters for the development cluster's own tests: real ones, gone when their test module is."""
 
-import json
-import platform
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from finetune_devcluster import Cluster, capabilities
-from finetune_devcluster.binaries import compute_architecture, ensure_binaries
-from finetune_devcluster.images import make_single_file_image
-
-PROBE_IMAGE = "finetune.dev/devcluster/probe:test"
-"""The image of `devcluster/binaries/probe`."""
+from finetune_devcluster import Cluster
+from tests.support.probe_pods import load_probe, require_node
 
 
 @pytest.fixture(scope="module")
@@ -33,68 +24,3 @@ def node_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with Cluster.up("node", mode="node", state_root=root, ephemeral=True) as cluster:
         load_probe(cluster, root)
         yield cluster
-
-
-def require_node() -> None:
-    """Skip, and say why, where this machine can run no containers."""
-    capabilities.install_packages() if capabilities.compute_capabilities(capabilities.observe_machine()).installable else None
-    able = capabilities.compute_capabilities(capabilities.observe_machine())
-    if able.node:
-        pytest.skip(able.describe())
-
-
-def load_probe(cluster: Cluster, folder: Path) -> None:
-    """Load the probe's image into a node."""
-    program = ensure_binaries(["probe"])["probe"]
-    architecture = compute_architecture(platform.machine())
-    cluster.load_image(make_single_file_image(folder / "probe.tar", program, architecture, PROBE_IMAGE))
-
-
-def build_pod(name: str, *arguments: str, **spec: Any) -> dict[str, Any]:
-    """Build a pod that runs the probe under the restricted Pod Security Standard."""
-    container = {
-        "name": "probe",
-        "image": PROBE_IMAGE,
-        "args": list(arguments),
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        **spec.pop("container", {}),
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"probe": name}},
-        "spec": {
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 5,
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [container],
-            **spec,
-        },
-    }
-
-
-def apply(cluster: Cluster, *manifests: dict[str, Any]) -> None:
-    """Apply manifests as the administrator."""
-    cluster.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests}))
-
-
-def wait_pod(cluster: Cluster, name: str, done: Callable[[dict[str, Any]], object], timeout: float = 40) -> dict[str, Any]:
-    """Return a pod once `done` holds of it, or fail with the pod's status."""
-    deadline = time.monotonic() + timeout
-    while True:
-        pod: dict[str, Any] = cluster.client.request("GET", f"/api/v1/namespaces/default/pods/{name}")
-        if done(pod):
-            return pod
-        if time.monotonic() > deadline:
-            raise AssertionError(f"pod {name} is not there after {timeout} s: {json.dumps(pod['status'], indent=1)}")
-        time.sleep(0.1)
-
-
-def has_ended(pod: dict[str, Any]) -> bool:
-    """Tell whether a pod has run to its end."""
-    return pod["status"].get("phase") in ("Succeeded", "Failed")
-
-
-def read_log(cluster: Cluster, name: str) -> str:
-    """Return the log of a pod."""
-    return cluster.kubectl("logs", name)

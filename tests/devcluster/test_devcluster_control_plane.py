@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import apply, build_pod
 
 from finetune_devcluster import Cluster, DevClusterError
 from finetune_devcluster.processes import wait_until
 from finetune_devcluster.supervisor import observe_marked
+from tests.support.probe_pods import apply, build_pod
 
 pytestmark = pytest.mark.cluster
 

@@ -6,7 +6,6 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import apply, build_pod, has_ended, load_probe, read_log, require_node, wait_pod
 
 from finetune_devcluster import Cluster
 from finetune_devcluster.gpus import observe_allocatable
@@ -15,6 +14,7 @@ from finetune_devcluster.node_config import HOST_NAME
 from finetune_devcluster.paths import compute_cluster_id
 from finetune_devcluster.processes import observe_start_ticks, wait_until
 from finetune_devcluster.supervisor import NAMESPACE, observe_marked
+from tests.support.probe_pods import apply, build_pod, has_ended, load_probe, read_log, require_node, wait_pod
 
 pytestmark = pytest.mark.node
 

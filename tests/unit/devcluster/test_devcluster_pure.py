@@ -26,7 +26,7 @@ FULL = Machine("Linux", is_root=True, missing_packages=(), has_apt=True, namespa
 
 
 def build_machine(**changes: object) -> Machine:
-    return Machine(**{**vars(FULL), **changes})  # type: ignore[arg-type]
+    return Machine(**{**vars(FULL), **changes})
 
 
 @pytest.mark.parametrize(
