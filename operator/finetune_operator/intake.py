@@ -19,6 +19,9 @@ SELECTORS: Final[dict[Resource, dict[str, str]]] = {
 }
 """What is watched, and what the server filters it by. The order matters: an Event is placed by its Job."""
 
+FOLLOW_UP_SECONDS: Final = 0.1
+"""Changes of Jobs and pods come in clusters; they wait this long for each other, and new runs go before them."""
+
 log = logging.getLogger(__name__)
 
 
@@ -37,7 +40,7 @@ class Intake:
         """Take in one watch event."""
         change = self._store.remove if event_type == "DELETED" else self._store.put
         if owner := change(resource, body):
-            self._queue.add(owner)
+            self._queue.add_after(owner, 0 if resource is FINETUNEJOBS else FOLLOW_UP_SECONDS)
 
     async def resync(self) -> None:
         """Compare the store with complete lists, so that what a broken watch has missed (deletions above all) is noticed.

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 import kopf
+import uvloop
 from aiohttp import web
 
 from finetune_api.names import REPORT_PATH
@@ -50,7 +51,8 @@ def main() -> None:
         sys.exit(f"The environment can't be used:\n{error}")
     configure_logging(settings.log_level, settings.log_format)
     try:
-        asyncio.run(run(settings))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(settings))
     except* (ApiError, OSError) as failures:
         for failure in failures.exceptions:
             log.critical("stopped: %s", failure)

@@ -52,7 +52,10 @@ class WorkQueue:
         """Ask for work on ``key`` in ``delay`` seconds, or earlier if that was asked before."""
         if key in self._dirty:
             return
-        due = self._clock() + max(0.0, delay)
+        if delay <= 0:
+            self.add(key)
+            return
+        due = self._clock() + delay
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
             heapq.heappush(self._delayed, (due, key))

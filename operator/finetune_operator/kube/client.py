@@ -4,15 +4,15 @@ The generated models of the ``kubernetes`` package are slow, and kopf's own clie
 answers within :data:`REQUEST_TIMEOUT` or raises, and the work queue decides when to try again.
 """
 
-import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 from urllib.parse import urlencode
 
 import aiohttp
+import orjson
 from kubernetes.aio import client, config
+from kubernetes.aio.client import rest
 
 from finetune_api.names import GROUP, PLURAL, VERSION
 
@@ -20,6 +20,8 @@ Manifest = dict[str, Any]
 
 REQUEST_TIMEOUT: Final = 15.0
 """Seconds that a single call may take."""
+CONNECTIONS: Final = 64
+"""Connections to the API server at the most."""
 LIST_PAGE_SIZE: Final = 500
 """Objects in one page of a list: bounds the memory of a page, and what a 410 in between costs."""
 MERGE_PATCH: Final = "application/merge-patch+json"
@@ -88,7 +90,11 @@ class KubeClient:
     """Calls the API server. Safe to share between tasks."""
 
     def __init__(self, configuration: client.Configuration) -> None:
-        self._api = client.ApiClient(configuration)
+        # The package's own session looks for a .netrc at each request and encodes by the standard library.
+        tls = rest.RESTClientObject(configuration).ssl_context
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=tls, limit=CONNECTIONS), timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
+        )
         self._configuration = configuration
 
     @classmethod
@@ -103,7 +109,7 @@ class KubeClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._api.close()
+        await self._session.close()
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Manifest:
         """Return one object, as the API server has it now."""
@@ -153,16 +159,14 @@ class KubeClient:
         headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "finetune-operator"}
         if token := await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization"):
             headers["Authorization"] = token
+        data = orjson.dumps(body) if body is not None else None
         try:
-            async with asyncio.timeout(REQUEST_TIMEOUT):
-                answer = await self._api.rest_client.request(
-                    method, f"{self._configuration.host}{path}", headers=headers, body=body, _request_timeout=REQUEST_TIMEOUT
-                )
-                content: bytes = await answer.read()
+            async with self._session.request(method, f"{self._configuration.host}{path}", headers=headers, data=data) as answer:
+                content = await answer.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise ApiError(0, type(error).__name__, str(error), f"{method} {path}") from error
         try:
-            parsed = json.loads(content) if content else {}
+            parsed = orjson.loads(content) if content else {}
         except ValueError:
             parsed = {"message": content[:512].decode(errors="replace")}
         if answer.status >= 300:

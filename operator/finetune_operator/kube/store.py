@@ -10,6 +10,7 @@ from typing import Final
 
 from finetune_api.names import LABEL_JOB_UID
 from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS, Resource
+from finetune_operator.kube.projection import project
 from finetune_operator.objects import Object, controller_uid_of, label_of, namespace_of, uid_of, version_of
 
 TOMBSTONES_KEPT: Final = 20_000
@@ -32,7 +33,7 @@ class Store:
         known = self._objects[resource].get(uid)
         if uid in self._tombstones or (known is not None and version_of(known) >= version_of(body)):
             return None
-        self._objects[resource][uid] = body
+        self._objects[resource][uid] = project(resource, body)
         if resource is EVENTS:
             self._warning_of[body["involvedObject"].get("uid", "")] = uid
         owner = self._owner_of(resource, body)
