@@ -37,10 +37,15 @@ def _documents() -> Iterator[str]:
 
 
 def _is_asked_about(name: Path) -> bool:
-    """Whether a module is one of the dataset's, or implements one: ``_pydecimal``, ``email/_policybase``."""
-    asked = {module.partition(".")[0] for module in dataset.MODULES}
-    root = name.parts[0].lstrip("_")
-    return root in asked or root.removeprefix("py") in asked
+    """Whether a module is one of the dataset's, or implements one: ``_pydecimal``, ``_py_abc``, ``_collections_abc``."""
+    root = _bare(name.parts[0])
+    return any(
+        root == module or root.startswith(f"{module}_") for module in {_bare(module.partition(".")[0]) for module in dataset.MODULES}
+    )
+
+
+def _bare(module: str) -> str:
+    return module.lstrip("_").removeprefix("py").lstrip("_")
 
 
 def _docstrings(path: Path) -> Iterator[str]:

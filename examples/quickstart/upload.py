@@ -9,7 +9,6 @@ Credentials, and the endpoint where no flag gives it, come from the environment:
 import argparse
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,23 @@ import dataset
 MODEL_PREFIX = "models/quickstart-base"
 DATASET_PREFIX = "datasets"
 _DIGEST_KEY = "sha256"
+_FIRST_REGION = "us-east-1"
+"""The one region that a request to make a bucket must not name."""
 
 
-def build_uploads(model: Path, data: Path) -> Iterator[tuple[Path, str]]:
-    """Yield each file with its key in the bucket.
+def build_uploads(model: Path, data: Path) -> list[tuple[Path, str]]:
+    """Return each file with its key in the bucket.
 
     :raises FileNotFoundError: the model's folder or the data is missing.
     """
     if not (model / "config.json").is_file():
         raise FileNotFoundError(f"{model} holds no model; make one by base_model.py")
-    for path in sorted(model.iterdir()):
-        yield path, f"{MODEL_PREFIX}/{path.name}"
-    for name in (dataset.TRAIN_FILE, dataset.HELD_OUT_FILE):
-        if not (data / name).is_file():
-            raise FileNotFoundError(f"{data / name} is missing; make it by dataset.py")
-        yield data / name, f"{DATASET_PREFIX}/{name}"
+    rows = [data / name for name in (dataset.TRAIN_FILE, dataset.HELD_OUT_FILE)]
+    for path in rows:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; make it by dataset.py")
+    files = [(path, f"{MODEL_PREFIX}/{path.name}") for path in sorted(model.iterdir())]
+    return files + [(path, f"{DATASET_PREFIX}/{path.name}") for path in rows]
 
 
 def connect(endpoint: str | None) -> Any:  # noqa: ANN401 - s3fs has no types
@@ -43,7 +44,7 @@ def connect(endpoint: str | None) -> Any:  # noqa: ANN401 - s3fs has no types
         key=os.environ.get("AWS_ACCESS_KEY_ID"),
         secret=os.environ.get("AWS_SECRET_ACCESS_KEY"),
         endpoint_url=endpoint or None,
-        client_kwargs={"region_name": os.environ.get("AWS_REGION", "us-east-1")},
+        client_kwargs={"region_name": _region()},
         config_kwargs={"s3": {"addressing_style": "path"}, "connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 5}},
         use_listings_cache=False,
         skip_instance_cache=True,
@@ -62,10 +63,20 @@ def publish_file(store: Any, path: Path, address: str) -> bool:  # noqa: ANN401
 
 def upload(store: Any, bucket: str, model: Path, data: Path) -> tuple[int, int]:  # noqa: ANN401
     """Put model and data into ``bucket``, which is made if it is missing; return how many files were sent and how many lay there."""
+    files = build_uploads(model, data)
     if not store.exists(bucket):
-        store.mkdir(bucket)
-    sent = [publish_file(store, path, f"{bucket}/{key}") for path, key in build_uploads(model, data)]
+        region = _region()
+        store.call_s3("create_bucket", Bucket=bucket, **({} if region == _FIRST_REGION else _located_in(region)))
+    sent = [publish_file(store, path, f"{bucket}/{key}") for path, key in files]
     return sum(sent), len(sent) - sum(sent)
+
+
+def _region() -> str:
+    return os.environ.get("AWS_REGION", _FIRST_REGION)
+
+
+def _located_in(region: str) -> dict[str, Any]:
+    return {"CreateBucketConfiguration": {"LocationConstraint": region}}
 
 
 def main() -> None:

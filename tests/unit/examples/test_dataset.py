@@ -67,7 +67,7 @@ def test_files_are_prompt_completion_with_their_licence(tmp_path: Path, rows: li
 @pytest.mark.parametrize(
     ("docstring", "paragraph"),
     [
-        ("Return the\n    value.\n\n    More of it.", "Return the value."),
+        ("Return the value\n    of the name.\n\n    More of it.", "Return the value of the name."),
         ("dump(obj, file) -> None\n\nWrite obj to the file.", "Write obj to the file."),
         ("sqrt(x) -> float Return the root of x.", "Return the root of x."),
         ("no sentence", None),
@@ -82,8 +82,8 @@ def test_first_paragraph(docstring: str, paragraph: str | None) -> None:
 def test_no_held_out_answer_is_in_the_base_models_text(rows: list[dataset.Row]) -> None:
     _, held_out = dataset.split_rows(rows)
     text = " ".join(" ".join(corpus.build_corpus()).split())
-    leaked = [row.prompt for row in held_out if row.completion in text]
-    assert len(leaked) <= len(held_out) // 50, leaked
+    assert len(text) > 500_000
+    assert [row.prompt for row in held_out if row.completion in text] == []
 
 
 def test_without_docstrings_it_says_so(tmp_path: Path) -> None:
