@@ -115,7 +115,7 @@ def choose_format(rows: Sequence[SourceRow], wanted: DatasetFormat) -> str:
     if len(first) > 1:
         mixed = ", ".join(f"{name} (first at {where})" for name, where in first.items())
         raise DataInvalid(f"the dataset mixes formats: {mixed}. Put each format in a dataset of its own, or convert them to one")
-    return next(iter(first.values()))
+    return next(iter(first))
 
 
 def normalise(rows: Sequence[SourceRow], format_: str) -> list[Row]:

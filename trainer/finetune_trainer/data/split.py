@@ -12,7 +12,7 @@ def split_examples(rows: Sequence[dict[str, Any]], fraction: float, seed: int) -
 
     Which rows are held out hangs on their content and ``seed`` alone, not on the order of rows or files. Equal rows go to the same side,
     lest the held-out loss be measured on what was learnt. With ``fraction`` above 0 and two different rows or more, at least one is held
-    out and never all; the share is as near to ``fraction`` as that allows.
+    out and never all; groups of equal rows that are too large for the share stay in training.
 
     :param fraction: share of the rows to hold out, 0 to 1.
     """
@@ -24,12 +24,10 @@ def split_examples(rows: Sequence[dict[str, Any]], fraction: float, seed: int) -
         return list(rows), []
     wanted = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
     held: set[int] = set()
-    for group in groups[:-1]:
-        if held and abs(len(held) + len(group) - wanted) > abs(len(held) - wanted):
-            break
-        held.update(group)
-        if len(held) >= wanted:
-            break
+    for group in groups:
+        if len(held) + len(group) <= wanted:
+            held.update(group)
+    held = held or set(min(groups, key=len))
     return [row for number, row in enumerate(rows) if number not in held], [row for number, row in enumerate(rows) if number in held]
 
 
