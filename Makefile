@@ -1,0 +1,104 @@
+# `make demo` shows the whole way on a real cluster; `make test` passes the tests. Both install what they need.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+UV_VERSION := 0.13.8
+UV := .tools/bin/uv
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+# Thread pools of two training processes on few cores fight each other.
+export OMP_NUM_THREADS ?= 1
+
+##@ The two commands
+
+.PHONY: demo
+demo: setup ## A real cluster, the chart, a FineTuneJob trained in a pod. CLUSTER=current: the kubeconfig's own. KEEP=1: leave it running
+	$(PYTHON) -m finetune_devcluster packages
+	$(PYTHON) examples/quickstart/demo.py $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(KEEP),--keep) $(DEMO_FLAGS)
+
+.PHONY: test
+test: setup lint unit operator-alone packages integration trainer e2e ## Every check and test, the fast ones first
+
+##@ Parts of the tests
+
+.PHONY: lint
+lint: setup ## Style, types, layers, and that generated files are as generated
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PYTHON) -m finetune_api.generate --check
+
+.PHONY: unit
+unit: setup ## Tests that need no cluster and no training library
+	$(PYTEST) tests/unit -m "not torch and not cluster and not node" -n auto
+
+.PHONY: operator-alone
+operator-alone: $(UV) ## The operator's tests in an environment without torch
+	UV_PROJECT_ENVIRONMENT=.venv-operator $(UV) sync --quiet --frozen --no-default-groups --extra operator --group test
+	! .venv-operator/bin/python -c "import torch" 2>/dev/null || { echo "torch is in the operator's environment" >&2; exit 1; }
+	.venv-operator/bin/python -m pytest tests/unit/api tests/unit/operator
+
+.PHONY: integration
+integration: setup binaries ## Tests on a real control plane (etcd, API server, controllers, scheduler): no root needed
+	$(PYTEST) tests/integration tests/devcluster -m "not node and not torch"
+
+.PHONY: trainer
+trainer: setup binaries ## Training for real, on the CPU
+	$(PYTEST) tests/unit tests/trainer tests/integration -m torch
+
+.PHONY: e2e
+e2e: setup binaries ## Tests on a real node with containers, where this machine can run one; says so where it can't
+	$(PYTEST) tests/devcluster tests/e2e -m node
+
+##@ Development
+
+.PHONY: setup
+setup: .venv/.synced ## The Python environment with everything in it
+
+.venv/.synced: pyproject.toml uv.lock $(UV)
+	$(UV) sync --frozen --all-extras
+	@touch $@
+
+$(UV):
+	python3 -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.PHONY: generate
+generate: setup ## Write the CRD, the editors' schema and the reference anew from the models
+	$(PYTHON) -m finetune_api.generate
+
+.PHONY: format
+format: setup ## Format the code and mend what ruff can
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+.PHONY: binaries
+binaries: setup ## Kubernetes, etcd, Helm, CoreDNS and an S3 server, built from Go modules and cached
+	$(PYTHON) -m finetune_devcluster binaries
+
+.PHONY: packages
+packages: setup ## The Debian packages that a node needs (as root on Debian; elsewhere says what is missing)
+	$(PYTHON) -m finetune_devcluster packages
+
+.PHONY: images
+images: setup ## Build the operator's and the trainer's image
+	$(PYTHON) -m finetune_devcluster images
+
+.PHONY: cluster-up
+cluster-up: setup ## A development cluster that stays; prints how to reach it
+	$(PYTHON) -m finetune_devcluster up
+
+.PHONY: cluster-down
+cluster-down: setup ## Stop the development cluster without a trace
+	$(PYTHON) -m finetune_devcluster down
+
+.PHONY: clean
+clean: ## Remove what was built here; the cache of binaries and images stays
+	rm -rf .venv .venv-operator .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+
+.PHONY: help
+help:
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
