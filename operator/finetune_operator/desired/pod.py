@@ -109,7 +109,8 @@ def _build_env(spec: FineTuneJobSpec, config: TrainerConfig) -> list[Manifest]:
         {"name": "HOME", "value": WORK_DIR},
         *({"name": variable.name, "value": variable.value} for variable in spec.pod.env),
         {"name": ENV_POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-        {"name": ENV_CONFIG, "value": config.model_dump_json(exclude_none=True)},
+        # Kubernetes replaces $(NAME) in a value, and makes one dollar of two.
+        {"name": ENV_CONFIG, "value": config.model_dump_json(exclude_none=True).replace("$", "$$")},
     ]
 
 

@@ -1,0 +1,162 @@
+"""The Job of an attempt."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.exit_codes import OUTCOMES, ExitCode
+from finetune_api.names import LABEL_QUEUE_NAME, MANAGED_BY
+from finetune_api.report import JobReference
+from finetune_api.trainer_config import ReportingConfig
+from finetune_operator.desired.job import build_failure_rules, build_job
+from finetune_operator.desired.names import build_job_name
+from finetune_operator.settings import TrainerSettings
+from tests.support.manifests import Manifest
+from tests.support.strategies import JOB_NAMES, SPECS, UIDS
+from tests.support.world import NAME, NAMESPACE, REF, TRAINER, UID, build_spec
+
+GOLDEN = Path(__file__).parent / "golden"
+UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
+REPORTING = ReportingConfig(url="https://reports.example.com:8443/v1/reports", ca_certificate="PEM of the authority")
+SECRET = {"credentialsSecret": {"name": "team-s3"}}
+
+CASES: dict[str, Manifest] = {
+    "minimal": {},
+    "cpu": {"resources": {"gpus": 0, "cpu": "500m", "memory": "3Gi"}},
+    "gpu": {"resources": {"gpus": 1, "gpuResource": "nvidia.com/mig-3g.40gb", "minGpuMemory": "24Gi", "memory": "32Gi"}},
+    "claims": {
+        "model": {"uri": "pvc://models/llama"},
+        "dataset": {"uri": "pvc://shared/data.jsonl", "eval": {"uri": "pvc://models/eval.jsonl"}},
+        "output": {"uri": "pvc://shared/out"},
+    },
+    "queue": {"scheduling": {"queueName": "team-a", "priorityClassName": "research"}, "activeDeadlineSeconds": 3600, "backoffLimit": 0},
+    "overlay": {
+        "model": SECRET,
+        "dataset": {**SECRET, "eval": {"uri": "s3://team-a/eval.jsonl", **SECRET}},
+        "output": SECRET,
+        "resources": {"ephemeralStorage": "60Gi"},
+        "pod": {
+            "nodeSelector": {"example.com/pool": "train"},
+            "tolerations": [{"key": "example.com/pool", "value": "train", "effect": "NoSchedule"}],
+            "labels": {"example.com/team": "a"},
+            "env": [{"name": "HF_HUB_OFFLINE", "value": "1"}],
+            "imagePullSecrets": [{"name": "registry"}],
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_manifest_is_the_golden_one(case: str) -> None:
+    """`UPDATE_GOLDEN=1 pytest tests/unit/operator/test_desired_job.py` writes them anew; read the difference before committing it."""
+    path = GOLDEN / f"job-{case}.yaml"
+    manifest = json.loads(json.dumps(build_job(build_spec(CASES[case]), REF, 0, trainer=TRAINER, reporting=REPORTING)))
+    if UPDATE:
+        path.write_text(yaml.safe_dump(manifest, sort_keys=False, width=140))
+    assert yaml.safe_load(path.read_text()) == manifest
+
+
+def test_there_is_no_golden_file_too_many() -> None:
+    assert {path.name for path in GOLDEN.iterdir()} == {f"job-{case}.yaml" for case in CASES}
+
+
+def _action_on(exit_code: int, *, disrupted: bool, rules: list[Manifest]) -> str:
+    """Return what a Job does about a failed pod: the action of the first rule that fits, as the Job controller reads them."""
+    for rule in rules:
+        if "onExitCodes" in rule and exit_code in rule["onExitCodes"]["values"]:
+            return str(rule["action"])
+        if "onPodConditions" in rule and disrupted and rule["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]:
+            return str(rule["action"])
+    return "Count"
+
+
+@pytest.mark.parametrize("code", [code for code in ExitCode if code is not ExitCode.COMPLETED], ids=lambda code: code.name)
+def test_the_failure_policy_is_the_table_of_exit_codes(code: ExitCode) -> None:
+    expected = {"never": "FailJob", "free": "Ignore", "counted": "Count"}[OUTCOMES[code].retry]
+    assert _action_on(code, disrupted=False, rules=build_failure_rules()) == expected
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "action"), [(ExitCode.CONFIG_INVALID, "FailJob"), (ExitCode.CRASHED, "Ignore"), (137, "Ignore"), (143, "Ignore")]
+)
+def test_a_disruption_is_free_unless_the_trainer_says_that_no_retry_helps(exit_code: int, action: str) -> None:
+    assert _action_on(exit_code, disrupted=True, rules=build_failure_rules()) == action
+
+
+def test_zero_is_in_no_rule_since_kubernetes_refuses_it() -> None:
+    assert all(0 not in rule.get("onExitCodes", {}).get("values", []) for rule in build_failure_rules())
+
+
+def test_a_queued_job_is_made_suspended_and_labelled() -> None:
+    job = build_job(build_spec({"scheduling": {"queueName": "team-a"}}), REF, 0, trainer=TRAINER, reporting=None)
+    assert job["spec"]["suspend"] is True
+    assert job["metadata"]["labels"][LABEL_QUEUE_NAME] == "team-a"
+
+
+def test_the_old_trainer_never_overlaps_the_new_one() -> None:
+    assert build_job(build_spec(), REF, 0, trainer=TRAINER, reporting=None)["spec"]["podReplacementPolicy"] == "Failed"
+
+
+def test_the_owner_controls_the_job_and_nothing_waits_for_its_deletion() -> None:
+    (owner,) = build_job(build_spec(), REF, 0, trainer=TRAINER, reporting=None)["metadata"]["ownerReferences"]
+    assert owner["uid"] == UID
+    assert owner["controller"] is True
+    assert "blockOwnerDeletion" not in owner
+
+
+@given(labels=st.dictionaries(st.sampled_from(["app", "team", "example.com/x"]), st.just("mine")), spec=SPECS)
+def test_a_user_s_labels_never_replace_the_operator_s(labels: dict[str, str], spec: Any) -> None:
+    spec = spec.model_copy(update={"pod": spec.pod.model_copy(update={"labels": labels})})
+    job = build_job(spec, REF, 3, trainer=TRAINER, reporting=None)
+    for found in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
+        assert found["app.kubernetes.io/managed-by"] == MANAGED_BY
+        assert found["finetune.dev/job-uid"] == UID
+        assert found["finetune.dev/attempt"] == "3"
+        assert labels.items() <= found.items()
+
+
+@given(name=JOB_NAMES, uid=UIDS, attempt=st.integers(0, 10_000))
+def test_every_name_is_a_dns_label(name: str, uid: str, attempt: int) -> None:
+    job_name = build_job_name(name, uid, attempt)
+    assert len(job_name) <= 63
+    assert job_name[0].isalpha()
+    assert job_name[-1].isalnum()
+    assert set(job_name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+@given(name=JOB_NAMES, uid=UIDS)
+def test_the_name_is_the_same_each_time(name: str, uid: str) -> None:
+    assert build_job_name(name, uid, 0) == build_job_name(name, uid, 0)
+
+
+@given(name=JOB_NAMES, attempts=st.lists(st.integers(0, 10_000), min_size=2, max_size=2, unique=True))
+def test_attempts_have_different_names(name: str, attempts: list[int]) -> None:
+    first, second = attempts
+    assert build_job_name(name, UID, first) != build_job_name(name, UID, second)
+
+
+def test_a_namesake_has_another_name() -> None:
+    uids = [f"5f0c2f1e-6a2b-4f0e-9d57-{number:012d}" for number in range(100)]
+    assert len({build_job_name(NAME, uid, 0) for uid in uids}) == len(uids)
+
+
+@given(name=JOB_NAMES, uid=UIDS)
+def test_every_label_value_is_one_that_kubernetes_takes(name: str, uid: str) -> None:
+    owner = JobReference(namespace=NAMESPACE, name=name, uid=uid)
+    for value in build_job(build_spec(), owner, 0, trainer=TRAINER, reporting=None)["metadata"]["labels"].values():
+        assert len(value) <= 63
+        assert value[0].isalnum()
+        assert value[-1].isalnum()
+
+
+def test_settings_reach_the_pod() -> None:
+    trainer = TrainerSettings(image="trainer:2", image_pull_policy="Always", grace_seconds=42)
+    pod = build_job(build_spec(), REF, 0, trainer=trainer, reporting=None)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert (container["image"], container["imagePullPolicy"], pod["terminationGracePeriodSeconds"]) == ("trainer:2", "Always", 42)
