@@ -1,5 +1,6 @@
 """Stores behind fsspec: S3 and its compatibles, and HTTPS."""
 
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,10 @@ class HttpStore(Store):
             headers["Authorization"] = f"Bearer {credentials.bearer_token}"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=policy.connect_timeout, sock_read=policy.read_timeout)
         self._fs = HTTPFileSystem(
-            client_kwargs={"headers": headers, "timeout": timeout, "trust_env": True}, skip_instance_cache=True, use_listings_cache=False
+            client_kwargs={"headers": headers, "timeout": timeout, "trust_env": True},
+            ssl=ssl.create_default_context(),  # made now: aiohttp's own is made at import, before SSL_CERT_FILE may be set
+            skip_instance_cache=True,
+            use_listings_cache=False,
         )
 
     def _list(self, folder: str) -> list[StoredFile]:
