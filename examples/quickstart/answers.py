@@ -9,6 +9,7 @@ and the EOS token after each, in nats. The exit status is 0 where the adapter's 
 import argparse
 import json
 import logging
+import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,13 +40,12 @@ class Answer:
 
 def compare(base: Path, adapter: Path, rows: list[dataset.Row], question: int, new_tokens: int) -> Answer:
     """Load ``base``, and ``adapter`` on top of it, and hold both to ``rows``; row number ``question`` is also answered."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tuned = PeftModel.from_pretrained(model, adapter).eval()

@@ -54,12 +54,12 @@ class Recipe:
     key_value_heads: int = 2
     intermediate: int = 704
     context: int = 1024
-    steps: int = 600
-    batch: int = 8
+    steps: int = 450
+    batch: int = 4
     length: int = 128
-    learning_rate: float = 3e-3
-    warmup_steps: int = 30
-    weight_decay: float = 0.05
+    learning_rate: float = 1e-3
+    embedding_learning_rate: float = 5e-3
+    warmup_steps: int = 20
     seed: int = 20240
     threads: int = 1
 
@@ -122,7 +122,7 @@ def build_tokenizer(texts: list[str], vocabulary: int) -> Any:  # noqa: ANN401 -
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    wrapped = PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,
@@ -135,11 +135,11 @@ def build_tokenizer(texts: list[str], vocabulary: int) -> Any:  # noqa: ANN401 -
 
 def _train_and_save(folder: Path, recipe: Recipe) -> dict[str, Any]:
     _say("loading libraries")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import torch
     import transformers
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -147,7 +147,7 @@ def _train_and_save(folder: Path, recipe: Recipe) -> dict[str, Any]:
         texts = corpus.build_corpus()
         _say(f"learning a tokenizer from {len(texts)} documents, {sum(map(len, texts)):,} characters")
         tokenizer = build_tokenizer(texts, recipe.vocabulary)
-        model = transformers.LlamaForCausalLM(
+        model: Any = transformers.LlamaForCausalLM(
             transformers.LlamaConfig(
                 vocab_size=recipe.vocabulary,
                 hidden_size=recipe.hidden,
@@ -166,7 +166,7 @@ def _train_and_save(folder: Path, recipe: Recipe) -> dict[str, Any]:
         started = time.monotonic()
         losses = _pretrain(model, stream, recipe)
         seconds = time.monotonic() - started
-        model.generation_config = transformers.GenerationConfig(
+        model.generation_config = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_new_tokens=128
         )
         model.to(torch.bfloat16).save_pretrained(folder)
@@ -192,14 +192,20 @@ def _pretrain(model: Any, stream: Any, recipe: Recipe) -> list[float]:  # noqa: 
     """Train ``model`` in place on windows of ``stream`` (a 1-D tensor of token ids); return each step's loss in nats a token."""
     import torch
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
+    embeddings = {id(parameter) for parameter in model.get_input_embeddings().parameters()}
+    peaks = {True: recipe.embedding_learning_rate, False: recipe.learning_rate}
+    groups = [
+        {"params": [item for item in model.parameters() if (id(item) in embeddings) is embedding], "lr": peak, "peak": peak}
+        for embedding, peak in peaks.items()
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
     model.train()
     losses: list[float] = []
     started = time.monotonic()
     batches = _batches(stream, recipe)
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, recipe)
+            group["lr"] = group["peak"] * _rate_share(step, recipe)
         batch = next(batches)
         loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
@@ -230,12 +236,12 @@ def _batches(stream: Any, recipe: Recipe) -> Iterator[Any]:  # noqa: ANN401
             yield windows[order[first : first + recipe.batch]]
 
 
-def _learning_rate(step: int, recipe: Recipe) -> float:
-    """Return a linear warm-up, then half a cosine down to a twentieth of the peak."""
+def _rate_share(step: int, recipe: Recipe) -> float:
+    """Return the share of the peak learning rate at ``step``: a linear rise, then half a cosine down to a twentieth."""
     if step < recipe.warmup_steps:
-        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+        return (step + 1) / recipe.warmup_steps
     share = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    return recipe.learning_rate * (0.05 + 0.95 * (1 + math.cos(math.pi * share)) / 2)
+    return 0.05 + 0.95 * (1 + math.cos(math.pi * share)) / 2
 
 
 def _describe_file(path: Path) -> dict[str, Any]:

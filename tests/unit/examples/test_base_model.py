@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import base_model
 import pytest
@@ -38,7 +39,7 @@ def test_model_and_tokenizer_load(folder: Path) -> None:
 def test_chat_template_marks_what_the_assistant_says(folder: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
     expected = "<|user|>\nWhy?<|end|>\n<|assistant|>\nBecause.<|end|>\n"
     assert tokenizer.apply_chat_template(messages, tokenize=False) == expected

@@ -23,7 +23,7 @@ _KubernetesLoader.add_implicit_resolver(
 
 
 def load(path: Path) -> list[dict[str, Any]]:
-    return [document for document in yaml.load_all(path.read_text(encoding="utf-8"), _KubernetesLoader) if document]  # noqa: S506
+    return [document for document in yaml.load_all(path.read_text(encoding="utf-8"), _KubernetesLoader) if document]
 
 
 def test_examples_are_there() -> None:
