@@ -35,10 +35,14 @@ class Fault:
     message: str
     """What is wrong there, and how to mend it."""
 
+    @property
+    def field(self) -> str:
+        """The path as Kubernetes writes it: `spec.pod.env[0].name`."""
+        return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path).removeprefix(".")
+
     def __str__(self) -> str:
         """Return the fault as a line, `spec.…: what is wrong`."""
-        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path)
-        return f"{text.removeprefix('.')}: {self.message}"
+        return f"{self.field}: {self.message}"
 
 
 class SpecInvalid(ValueError):
