@@ -41,6 +41,8 @@ def render_reference() -> str:
 
 FILES: Final[dict[str, Callable[[], str]]] = {
     "crds/finetunejobs.yaml": render_crd,
+    # Helm reads CRDs from the chart alone.
+    "charts/finetune-operator/crds/finetunejobs.yaml": render_crd,
     "crds/finetunejob.schema.json": render_editor_schema,
     "docs/reference/api.md": render_reference,
 }

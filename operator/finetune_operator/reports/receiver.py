@@ -1,5 +1,6 @@
 """The HTTPS receiver: reads a report, asks who sent it, and hands it on."""
 
+import asyncio
 import logging
 from typing import Final
 
@@ -18,6 +19,8 @@ from finetune_operator.reports.limits import RateLimit
 REPORTS_PER_SECOND: Final = 1.0
 REPORTS_AT_ONCE: Final = 5.0
 """What one pod may send; a trainer sends one every five seconds."""
+READ_SECONDS: Final = 10.0
+"""How long a sender may take over its body."""
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +63,10 @@ class Receiver:
         if not request.headers.get("Authorization", "").startswith("Bearer "):
             raise Refused(401, "a bearer token is needed")
         try:
-            body = await request.read()
+            async with asyncio.timeout(READ_SECONDS):
+                body = await request.read()
+        except TimeoutError:
+            raise Refused(408, f"the body did not come within {READ_SECONDS:.0f} s") from None
         except web.HTTPRequestEntityTooLarge:
             raise Refused(413, f"a report has at most {REPORT_MAX_BYTES} bytes") from None
         try:
