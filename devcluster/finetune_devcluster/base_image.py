@@ -8,7 +8,9 @@ from pathlib import Path
 
 from finetune_devcluster.buildah import Buildah
 from finetune_devcluster.errors import DevClusterError
+from finetune_devcluster.progress import run_shown
 
+_MIRROR = "FINETUNE_DEBIAN_MIRROR"
 _SUITE = "bookworm"
 _PACKAGES = ("python3", "python3-venv", "ca-certificates")
 _LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
@@ -22,16 +24,20 @@ def ensure_base_image(buildah: Buildah) -> str:
     Raises:
         DevClusterError: mmdebstrap is missing, or failed; the message has its words.
     """
-    recipe = build_recipe(os.environ.get("FINETUNE_DEBIAN_MIRROR", ""))
-    key = hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:12]
-    reference = f"localhost/finetune-base:{key}"
+    reference = compute_base_reference()
     if buildah.has(reference):
         return reference
-    archive = buildah.folder / f"base-{key}.tar"
+    archive = buildah.folder / f"base-{reference.rsplit(':', 1)[1]}.tar"
     if not archive.exists():
-        _make_archive(buildah, recipe, archive)
+        _make_archive(buildah, build_recipe(os.environ.get(_MIRROR, "")), archive)
     buildah.import_base(archive, reference)
     return reference
+
+
+def compute_base_reference() -> str:
+    """Return the name of the base image, with a hash of its recipe as the tag."""
+    recipe = build_recipe(os.environ.get(_MIRROR, ""))
+    return f"localhost/finetune-base:{hashlib.sha256(chr(0).join(recipe).encode()).hexdigest()[:12]}"
 
 
 def build_recipe(mirror: str) -> list[str]:
@@ -59,7 +65,7 @@ def _make_archive(buildah: Buildah, recipe: list[str], archive: Path) -> None:
     part = archive.with_name(f".{archive.name}.part")
     words = [program, *(str(part) if word == "-" else word for word in recipe)]
     try:
-        buildah.run_shown(words, "mmdebstrap")
+        run_shown(words, "mmdebstrap", buildah.temporary)
         part.replace(archive)
     finally:
         part.unlink(missing_ok=True)

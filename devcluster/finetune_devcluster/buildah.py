@@ -1,22 +1,13 @@
 """buildah, with a storage of its own in the cache and its progress on the terminal."""
 
 import os
-import queue
 import shutil
 import subprocess
-import sys
-import threading
-import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_devcluster.errors import DevClusterError
-
-_BUILD_TIMEOUT = 3600.0
-_REPORT_INTERVAL = 10.0
-_KEPT_LINES = 40
-_WIDTH = 120
+from finetune_devcluster.progress import run_shown
 
 
 class Buildah:
@@ -37,23 +28,30 @@ class Buildah:
         self.temporary = folder / "tmp"
         self.temporary.mkdir(parents=True, exist_ok=True)
         self._words = [program, f"--root={folder / 'storage'}", f"--runroot={folder / 'run'}"]
-        self._words.append(f"--storage-driver={self._find_driver()}")
+        self._driver = self._find_driver()
+        self._words.append(f"--storage-driver={self._driver}")
 
     def has(self, reference: str) -> bool:
         """Tell whether the storage has an image of that name."""
         return self._try(["images", "--quiet", reference]).returncode == 0
 
-    def clean(self, limit: int) -> None:
-        """Remove what a build that died has left, and empty a storage of more than `limit` bytes."""
+    def clean(self) -> None:
+        """Remove what a build that died has left."""
         self._run(["rm", "--all"])
         for path in self.temporary.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def prune(self, kept: str, limit: int) -> None:
+        """Where the storage has more than `limit` bytes, remove the older images of `kept`'s name and what only they needed."""
         storage = self.folder / "storage"
-        if storage.exists():
-            spoken = subprocess.run(["du", "-sx", "--block-size=1", str(storage)], capture_output=True, text=True, timeout=300, check=False)
-            if spoken.stdout and int(spoken.stdout.split()[0]) > limit:
-                print(f"emptying buildah's storage: more than {limit >> 30} GiB", file=sys.stderr, flush=True)
-                self._run(["rmi", "--all", "--force"], timeout=600)
+        measured = subprocess.run(["du", "-sx", "--block-size=1", str(storage)], capture_output=True, text=True, timeout=300, check=False)
+        if not measured.stdout or int(measured.stdout.split()[0]) <= limit:
+            return
+        listed = self._run(["images", "--format", "{{.Name}}:{{.Tag}}"]).split()
+        older = [name for name in listed if name != kept and name.rsplit(":", 1)[0] == kept.rsplit(":", 1)[0]]
+        if older:
+            self._run(["rmi", *older], timeout=600)
+        self._run(["rmi", "--prune"], timeout=600)
 
     def import_base(self, archive: Path, reference: str) -> None:
         """Make an image of one layer from the archive of a root file system."""
@@ -72,56 +70,18 @@ class Buildah:
             DevClusterError: the build failed; the message has the end of its output.
         """
         words = ["bud", "--isolation=chroot", "--network=host", "--layers", "--pull=false", f"--tag={reference}", *arguments, str(context)]
-        self.run_shown([*self._words, *words], reference.rsplit("/", 1)[-1])
+        run_shown([*self._words, *words], reference.rsplit("/", 1)[-1], self.temporary)
 
-    def copy(self, source: str, target: str, doing: str) -> None:
-        """Copy an image of the storage (or `oci:…`) to a registry or a layout, its layers uncompressed in a layout."""
-        if source.startswith("oci:"):
-            source = self._run(["pull", "--quiet", source], timeout=_BUILD_TIMEOUT).split()[-1]
-        flags = ["--disable-compression"] if target.startswith("oci:") else []
-        self.run_shown([*self._words, "push", *flags, source, target if ":/" in target else f"docker://{target}"], doing)
+    def export(self, reference: str, layout: Path) -> None:
+        """Write an image into an OCI layout, its layers uncompressed; layers that the layout has are not written again.
 
-    def run_shown(self, words: Sequence[str], name: str) -> None:
-        """Run a long command, its steps and the time on the terminal.
+        By skopeo: buildah itself compresses the layers of a layout, which costs minutes here and again in the node.
 
         Raises:
-            DevClusterError: it failed or took more than an hour; the message has the end of its output.
+            DevClusterError: skopeo is missing or failed.
         """
-        started = time.monotonic()
-        tail: deque[str] = deque(maxlen=_KEPT_LINES)
-        process = subprocess.Popen(
-            ["nice", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, "TMPDIR": str(self.temporary)},
-        )
-        lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
-        step = "started"
-        try:
-            while True:
-                try:
-                    line = lines.get(timeout=_REPORT_INTERVAL)
-                except queue.Empty:
-                    _show(name, time.monotonic() - started, f"… {step}")
-                else:
-                    if line is None:
-                        break
-                    tail.append(line)
-                    if "STEP " in line or line.startswith("I: "):
-                        step = line.strip()
-                        _show(name, time.monotonic() - started, step)
-                if time.monotonic() - started > _BUILD_TIMEOUT:
-                    raise DevClusterError(f"{name}: not done after {_BUILD_TIMEOUT:.0f} s:\n" + "\n".join(tail))
-            code = process.wait(timeout=60)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait(timeout=60)
-        if code != 0:
-            raise DevClusterError(f"{name}: {Path(words[0]).name} ended with {code}:\n" + "\n".join(tail))
+        source = f"containers-storage:[{self._driver}@{self.folder / 'storage'}+{self.folder / 'run'}]{reference}"
+        copy_image(source, f"oci:{layout}:{reference}", f"writing {reference.rsplit('/', 1)[-1]}", self.temporary)
 
     def _find_driver(self) -> str:
         """Return overlay where the kernel and the file system allow it, else vfs, which copies every layer."""
@@ -146,13 +106,15 @@ class Buildah:
         return spoken.stdout
 
 
-def _read_lines(process: subprocess.Popen[str], lines: "queue.Queue[str | None]") -> None:
-    if process.stdout is not None:
-        for line in process.stdout:
-            lines.put(line.rstrip())
-    lines.put(None)
+def copy_image(source: str, target: str, doing: str, temporary: Path) -> None:
+    """Copy an image between a storage, a layout (`oci:…`) and a registry (`docker://…`).
 
-
-def _show(name: str, seconds: float, text: str) -> None:
-    shown = text if len(text) <= _WIDTH else f"{text[:_WIDTH]}…"
-    print(f"  {name} {seconds:4.0f} s  {shown}", file=sys.stderr, flush=True)
+    Raises:
+        DevClusterError: skopeo is missing or failed; the message has its words.
+    """
+    program = shutil.which("skopeo")
+    if program is None:
+        raise DevClusterError("skopeo is not installed: `python -m finetune_devcluster packages` says how to install it")
+    # The policy asks for signatures; of images that were built a moment ago, nobody has made any.
+    flags = ["--insecure-policy", "copy", "--dest-oci-accept-uncompressed-layers"]
+    run_shown([program, *flags, source, target], doing, temporary)

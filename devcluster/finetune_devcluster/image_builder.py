@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_devcluster.base_image import ensure_base_image
-from finetune_devcluster.buildah import Buildah
+from finetune_devcluster.base_image import compute_base_reference, ensure_base_image
+from finetune_devcluster.buildah import Buildah, copy_image
 from finetune_devcluster.cluster import Cluster
 from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.files import hold_lock
@@ -41,8 +41,8 @@ _SOURCES = (
 )
 _LOCK_TIMEOUT = 3600.0
 _KEPT_LAYOUTS = 2
-_STORAGE_LIMIT = 24 << 30
-"""Bytes of buildah's storage above which it is emptied before the next build: two generations of dependencies fit."""
+_STORAGE_LIMIT = 10 << 30
+"""Bytes of buildah's storage above which older images go: one generation of dependencies fits."""
 _PASSED_ON = (
     "UV_DEFAULT_INDEX",
     "UV_INDEX",
@@ -114,13 +114,14 @@ def load_images(cluster: Cluster, targets: Iterable[str] = TARGETS, root: Path =
         started = time.monotonic()
         cluster.load_image(image.layout)
         _say(f"image {image.reference}: in the node after {time.monotonic() - started:.1f} s")
+    _remove_stale(cluster)
     return {target: image.reference for target, image in images.items()}
 
 
 def push_images(registry: str, targets: Iterable[str] = TARGETS, root: Path = REPOSITORY_ROOT) -> dict[str, str]:
     """Build the images if need be, push them to `registry` (host and path), and return their names there.
 
-    The registry's credentials are those of `buildah login`. Layers that it has are not sent again.
+    The registry's credentials are those of `skopeo login`. Layers that it has are not sent again.
 
     Raises:
         DevClusterError: an image cannot be built, or the registry does not take it.
@@ -128,9 +129,18 @@ def push_images(registry: str, targets: Iterable[str] = TARGETS, root: Path = RE
     references = {}
     for target, image in ensure_images(targets, root).items():
         references[target] = f"{registry.rstrip('/')}/{image.reference.removeprefix('localhost/')}"
-        layout = f"oci:{image.layout}:{image.reference}"
-        Buildah(_folder()).copy(layout, references[target], f"pushing {references[target]}")
+        source = f"oci:{image.layout}:{image.reference}"
+        copy_image(source, f"docker://{references[target]}", f"pushing {references[target]}", _folder())
     return references
+
+
+def _remove_stale(cluster: Cluster) -> None:
+    """Remove from the node the project's images that the cache keeps no longer; running pods are not touched by it."""
+    ours = tuple(build_reference(target, "") for target in TARGETS)
+    stale = [name for name in cluster.list_images() if name.startswith(ours) and not _layout_of(name).exists()]
+    if stale:
+        words = [*cluster.entry, "ctr", "--namespace", "k8s.io", "images", "remove", *stale]
+        subprocess.run(words, capture_output=True, timeout=120, check=False)
 
 
 def build_environment_file(environ: Mapping[str, str]) -> str:
@@ -151,7 +161,7 @@ def _find(root: Path, target: str) -> Image | None:
 def _build(root: Path, target: str) -> Image:
     started = time.monotonic()
     buildah = Buildah(_folder())
-    buildah.clean(_STORAGE_LIMIT)
+    buildah.clean()
     base = os.environ.get("FINETUNE_BASE_IMAGE") or ensure_base_image(buildah)
     # Counted before the build: what changes while it runs belongs to the next one.
     reference = build_reference(target, compute_key(root, target, _base_description()))
@@ -159,6 +169,7 @@ def _build(root: Path, target: str) -> Image:
     arguments = ["--target", target, "--build-arg", f"BASE_IMAGE={base}", *_build_environment(buildah), *_mount_package_cache()]
     buildah.build(root, reference, arguments)
     layout = _write_layout(buildah, reference)
+    buildah.prune(reference, _STORAGE_LIMIT)
     _say(f"image {reference}: built after {time.monotonic() - started:.1f} s")
     return Image(target, reference, layout, built=True)
 
@@ -199,7 +210,7 @@ def _write_layout(buildah: Buildah, reference: str) -> Path:
     for blob in layout.parent.glob("[!.]*/blobs/sha256/*"):
         with contextlib.suppress(FileExistsError):
             os.link(blob, blobs / blob.name)
-    buildah.copy(reference, f"oci:{part}:{reference}", f"writing {reference}")
+    buildah.export(reference, part)
     used = _list_blobs(part)
     for blob in blobs.iterdir():
         if blob.name not in used:
@@ -228,7 +239,7 @@ def _remove_old_layouts(newest: Path) -> None:
 
 
 def _base_description() -> str:
-    return os.environ.get("FINETUNE_BASE_IMAGE") or "debian"
+    return os.environ.get("FINETUNE_BASE_IMAGE") or compute_base_reference()
 
 
 def _list_sources(root: Path) -> list[Path]:
