@@ -25,6 +25,8 @@ class Fault(Enum):
     """There is nothing there."""
     FORBIDDEN = auto()
     """The credentials don't reach it."""
+    UNTRUSTED = auto()
+    """The server's certificate is of no known authority, or not for its name."""
     TRANSIENT = auto()
     """Passing: the network, a server that is overloaded or starting."""
     FULL = auto()
@@ -66,6 +68,17 @@ _PASSING_TYPES = {
     "SizeMismatch",
 }
 _FORBIDDEN_TYPES = {"NoCredentialsError", "PartialCredentialsError", "NoAuthTokenError", "GatedRepoError", "TokenRetrievalError"}
+_UNTRUSTED_TYPES = {"SSLCertVerificationError", "ClientConnectorCertificateError", "SSLCertificateError"}
+_FORBIDDEN_CODES = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "InvalidSecurity",
+    "AuthorizationHeaderMalformed",
+    "XAdminUserNotFound",
+}
+"""Error codes of S3 that mean the credentials, whatever status (400, 404) they come with."""
 _MISSING_TYPES = {"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "RemoteEntryNotFoundError"}
 
 
@@ -74,12 +87,9 @@ class SizeMismatch(OSError):
 
 
 def classify(error: BaseException) -> Fault:
-    """Return the kind of ``error``; the first exception in its chain that tells decides."""
-    for link in _chain(error):
-        fault = _classify_one(link)
-        if fault is not Fault.OTHER:
-            return fault
-    return Fault.OTHER
+    """Return the kind of ``error``: what the innermost exception of its chain that tells says, being nearest to the cause."""
+    told = [fault for link in _chain(error) if (fault := _classify_one(link)) is not Fault.OTHER]
+    return told[-1] if told else Fault.OTHER
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -98,6 +108,11 @@ def _classify_one(error: BaseException) -> Fault:
     if names & _MISSING_TYPES or isinstance(error, FileNotFoundError):
         return Fault.MISSING
     if isinstance(error, PermissionError):
+        return Fault.FORBIDDEN
+    if names & _UNTRUSTED_TYPES:
+        return Fault.UNTRUSTED
+    response = getattr(error, "response", None)
+    if isinstance(response, dict) and response.get("Error", {}).get("Code") in _FORBIDDEN_CODES:
         return Fault.FORBIDDEN
     status = _http_status(error)
     if status is not None:
@@ -147,6 +162,8 @@ def build_error(error: BaseException, uri: str, role: Role, doing: str) -> Train
         return kind(
             f"{doing} {uri} failed: access is denied ({cause}). Check the Secret in {field}.credentialsSecret and what it may reach"
         )
+    if fault is Fault.UNTRUSTED:
+        return kind(f"{doing} {uri} failed: {cause}. Add the server's certificate authority, and name its file in SSL_CERT_FILE (pod.env)")
     if fault is Fault.FULL:
         return StorageFailed(f"{doing} {uri} failed: no room is left ({cause}). Make room, or raise resources.ephemeralStorage")
     if fault is Fault.TRANSIENT:

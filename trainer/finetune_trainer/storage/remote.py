@@ -92,7 +92,7 @@ def _build_s3(credentials: Credentials, endpoint_url: str | None, policy: RetryP
     config: dict[str, Any] = {
         "connect_timeout": policy.connect_timeout,
         "read_timeout": policy.read_timeout,
-        "retries": {"max_attempts": 1, "mode": "standard"},  # retries are this package's, under one deadline
+        "retries": {"total_max_attempts": 1, "mode": "standard"},  # retries are this package's, under one deadline
         "max_pool_connections": 64,
     }
     if endpoint_url:
