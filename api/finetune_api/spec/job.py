@@ -51,6 +51,7 @@ class FineTuneJobSpec(ApiModel):
     fail the run at once."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
     """Longest time from start (or from the last resume) to end, in seconds."""
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = 604_800
-    """How long the run's Job and pods (and with them the logs) are kept after its end, in seconds; `null` keeps them. The
-    FineTuneJob itself stays."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = 604_800
+    """How long the run's Job and pods (and with them the logs) are kept after its end, in seconds. The FineTuneJob itself
+    stays. `null` keeps them for good, with `kubectl apply --server-side`; without that option kubectl drops a null, so that the
+    default holds: write 2147483647 there."""

@@ -94,6 +94,20 @@ def test_a_null_time_to_live_keeps_the_children(control_plane: Cluster, namespac
     assert created["spec"]["ttlSecondsAfterFinished"] is None
 
 
+def test_kubectl_drops_a_null_unless_it_applies_server_side(control_plane: Cluster, namespace: str) -> None:
+    """What the reference says of `ttlSecondsAfterFinished: null`."""
+    manifest = build_minimal_manifest("run", namespace)
+    manifest["spec"]["ttlSecondsAfterFinished"] = None
+    apply, get = ["apply", "-f", "-"], ["get", "ftj", "run", "-n", namespace, "-o", "json"]
+    control_plane.kubectl(*apply, stdin=json.dumps(manifest))
+    assert json.loads(control_plane.kubectl(*get))["spec"]["ttlSecondsAfterFinished"] == 604800
+    control_plane.kubectl(*apply, "--server-side", "--force-conflicts", stdin=json.dumps(manifest))
+    assert json.loads(control_plane.kubectl(*get))["spec"]["ttlSecondsAfterFinished"] is None
+    manifest["spec"]["ttlSecondsAfterFinished"] = 2147483647
+    control_plane.kubectl(*apply, stdin=json.dumps(manifest))
+    assert json.loads(control_plane.kubectl(*get))["spec"]["ttlSecondsAfterFinished"] == 2147483647
+
+
 def test_a_whole_number_may_be_written_with_a_point(control_plane: Cluster, namespace: str) -> None:
     """Stored as a whole number, so that what the operator reads is one."""
     manifest = build_minimal_manifest()
