@@ -89,7 +89,8 @@ TOKEN_REVIEWS: Final = Resource("authentication.k8s.io", "v1", "tokenreviews")
 class KubeClient:
     """Calls the API server. Safe to share between tasks."""
 
-    def __init__(self, configuration: client.Configuration) -> None:
+    def __init__(self, configuration: client.Configuration, user_agent: str = "finetune-operator") -> None:
+        self._user_agent = user_agent
         # The package's own session looks for a .netrc at each request and encodes by the standard library.
         tls = rest.RESTClientObject(configuration).ssl_context
         self._session = aiohttp.ClientSession(
@@ -98,14 +99,21 @@ class KubeClient:
         self._configuration = configuration
 
     @classmethod
-    async def connect(cls) -> Self:
-        """Make a client from the pod's ServiceAccount, or from the current kubeconfig outside a cluster."""
+    async def connect(cls, user_agent: str = "finetune-operator", kubeconfig: str | None = None) -> Self:
+        """Make a client from the pod's ServiceAccount, or from ``kubeconfig`` (by default the current one) outside a cluster.
+
+        :raises ApiError: there is neither.
+        """
         configuration = client.Configuration()
         try:
             config.load_incluster_config(client_configuration=configuration)
         except config.ConfigException:
-            await config.load_kube_config(client_configuration=configuration)
-        return cls(configuration)
+            try:
+                await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+            except config.ConfigException as error:
+                words = f"neither a ServiceAccount nor a usable kubeconfig (see KUBECONFIG): {error}"
+                raise ApiError(0, "NoCluster", words, "connecting") from error
+        return cls(configuration, user_agent)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -156,7 +164,7 @@ class KubeClient:
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, content_type: str = "application/json"
     ) -> Manifest:
-        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "finetune-operator"}
+        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": self._user_agent}
         if token := await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization"):
             headers["Authorization"] = token
         data = orjson.dumps(body) if body is not None else None
