@@ -104,6 +104,7 @@ def publish(folder: Path, store: Store, prefix: str, fields: ManifestFields, *, 
     content = encode_manifest(manifest)
 
     store.delete([f"{prefix}/{MANIFEST_NAME}"])
+    store.clear_leftovers(prefix)
     upload_files(store, folder, paths, prefix)
     kept = {f"{prefix}/{path}" for path in paths}
     store.delete(file.path for file in store.list_files(prefix) if file.path not in kept)

@@ -28,7 +28,7 @@ class LocalStore(Store):
 
     def _list(self, folder: str) -> list[StoredFile]:
         start = self._at(folder)
-        if self.root.is_dir() and not start.exists():
+        if not start.exists():
             return []
         found: list[StoredFile] = []
         for parent, folders, names in os.walk(start, onerror=_raise):
@@ -83,9 +83,17 @@ class LocalStore(Store):
         target.parent.mkdir(parents=True, exist_ok=True)
         return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{PART_SUFFIX}")
 
+    def _clear_leftovers(self, folder: str) -> None:
+        for part in self._at(folder).rglob(f".*{PART_SUFFIX}"):
+            part.unlink(missing_ok=True)
+            self._prune(part)
+
     def _delete(self, path: str) -> None:
         file = self._at(path)
         file.unlink(missing_ok=True)
+        self._prune(file)
+
+    def _prune(self, file: Path) -> None:
         for parent in file.parents:  # a folder goes with its last file, as in an object store
             if parent == self.root or self.root not in parent.parents:
                 return

@@ -82,6 +82,12 @@ class S3Store(Store):
         except FileNotFoundError:
             return
 
+    def _clear_leftovers(self, folder: str) -> None:
+        bucket, _, prefix = self._key(folder).partition("/")
+        listing = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
+        for upload in listing.get("Uploads") or []:
+            self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
 
 def _build_s3(credentials: Credentials, endpoint_url: str | None, policy: RetryPolicy) -> Any:  # noqa: ANN401
     from s3fs import S3FileSystem  # noqa: PLC0415  botocore takes a second to import; runs without S3 need none of it
@@ -160,3 +166,6 @@ class HttpStore(Store):
 
     def _delete(self, path: str) -> None:
         raise ConfigInvalid(f"{self.locate(path)} can't be deleted: https:// is for reading")
+
+    def _clear_leftovers(self, folder: str) -> None:
+        del folder

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from finetune_trainer.errors import StorageFailed
+from finetune_trainer.errors import StorageFailed, TrainerError
 from finetune_trainer.storage.faults import Role, SizeMismatch, build_error
 from finetune_trainer.storage.retry import Deadline, RetryPolicy, call_with_retry
 
@@ -108,8 +108,19 @@ class Store(ABC):
             self._try("deleting", path, lambda _, path=path: self._delete(path))  # type: ignore[misc]
 
     def delete_folder(self, folder: str) -> None:
-        """Delete every file below ``folder``. Killed midway, the rest stays; call again."""
+        """Delete every file below ``folder``, and what uploads killed there have left. Killed midway, the rest stays; call again."""
         self.delete(file.path for file in self.list_files(folder))
+        self.clear_leftovers(folder)
+
+    def clear_leftovers(self, folder: str) -> None:
+        """Remove what uploads that were killed have left below ``folder``: ``.part`` files, parts of unfinished multipart uploads.
+
+        No upload to ``folder`` may be under way. Nothing hangs on it, so that a fault is logged and goes no further.
+        """
+        try:
+            self._try("clearing", folder, lambda _: self._clear_leftovers(folder))
+        except TrainerError as error:
+            logger.warning("leftovers stay: %s", error)
 
     def locate(self, path: str) -> str:
         """Return the URI of ``path``."""
@@ -146,6 +157,8 @@ class Store(ABC):
     def _write(self, content: bytes, path: str) -> None: ...
     @abstractmethod
     def _delete(self, path: str) -> None: ...
+    @abstractmethod
+    def _clear_leftovers(self, folder: str) -> None: ...
 
 
 def _under(deadline: Deadline, advance: Advance | None) -> Advance:
