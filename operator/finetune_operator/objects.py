@@ -75,6 +75,11 @@ def is_finished(job: Object) -> bool:
     return holds(job, "Complete") or holds(job, "Failed")
 
 
+def is_going(body: Object) -> bool:
+    """True of an object that was asked to go, and waits for its end or its finalizers."""
+    return "deletionTimestamp" in body["metadata"]
+
+
 def has_started(pod: Object) -> bool:
     """True of a pod whose trainer runs or ran."""
     state = trainer_status_of(pod).get("state", {})

@@ -41,6 +41,8 @@ class Observation:
     """Jobs of former attempts that still exist."""
     pods: tuple[Object, ...]
     """Pods of ``job``, oldest first."""
+    leftovers: tuple[Object, ...]
+    """Pods of the run that are not over and not of ``job``: of a Job that was deleted, say."""
     warning: Object | None
     """The newest Event that says why ``job`` could not create a pod."""
     refusal: Refusal | None = None

@@ -12,7 +12,7 @@ from finetune_api.resource import SpecInvalid, parse_spec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.kube.store import Store
-from finetune_operator.objects import Object, controller_uid_of, label_of, name_of, namespace_of, uid_of
+from finetune_operator.objects import Object, controller_uid_of, is_over, label_of, name_of, namespace_of, uid_of
 from finetune_operator.observation import Observation, Refusal
 
 SPECS_KEPT: Final = 20_000
@@ -52,6 +52,7 @@ class Observer:
             attempt=_attempt_of(job) if job is not None else None,
             old_jobs=tuple(jobs[:-1]),
             pods=self._pods_of(uid, job) if job is not None else (),
+            leftovers=self._leftovers_of(uid, namespace, job),
             warning=self._store.warning_of(uid_of(job)) if job is not None else None,
             refusal=refusal,
             simulated_gpus=self._simulated_gpus,
@@ -61,6 +62,11 @@ class Observer:
         """Return the Job's pods, oldest first. A label alone makes no pod ours: the Job must control it."""
         pods = [pod for pod in self._store.pods_of(uid) if controller_uid_of(pod) == uid_of(job)]
         return tuple(sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], name_of(pod))))
+
+    def _leftovers_of(self, uid: str, namespace: str, job: Object | None) -> tuple[Object, ...]:
+        """Return what may still train for the run beside ``job``. Here the label decides: the Job that vouched for a pod may be gone."""
+        alive = [pod for pod in self._store.pods_of(uid) if namespace_of(pod) == namespace and not is_over(pod)]
+        return tuple(pod for pod in alive if job is None or controller_uid_of(pod) != uid_of(job))
 
     def _parse(self, uid: str, generation: int, spec: Any) -> tuple[FineTuneJobSpec | None, tuple[str, ...]]:  # noqa: ANN401
         key = (uid, generation)

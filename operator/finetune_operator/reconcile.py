@@ -6,16 +6,18 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, Protocol
 
+from finetune_api.names import LABEL_JOB_UID
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.act import Actor
 from finetune_operator.desired.names import build_job_name
-from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, ApiError, KubeClient
+from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, PODS, ApiError, KubeClient
 from finetune_operator.kube.store import Store
 from finetune_operator.observation import Observation, Refusal
 from finetune_operator.observe import Observer
 from finetune_operator.plan.actions import CreateJob, compute_plan
 from finetune_operator.status.compute import compute_status
 from finetune_operator.status.events import build_event
+from finetune_operator.status.outcome import lacks_ends
 from finetune_operator.status.patch import build_status_patch
 
 RETRY_REFUSED_SECONDS: Final = 10.0
@@ -55,6 +57,8 @@ class Reconciler:
         if observation is None:
             self._reports.close(uid)
             return None
+        if lacks_ends(observation):
+            observation = await self._look_for_ends(observation)
         plan = compute_plan(observation, self._clock())
         refusal: Refusal | None = None
         for action in plan.actions:
@@ -66,6 +70,14 @@ class Reconciler:
             return None
         await self._publish_status(observation)
         return RETRY_REFUSED_SECONDS if refusal is not None else plan.look_again_in
+
+    async def _look_for_ends(self, observation: Observation) -> Observation:
+        """Ask for the run's pods: their watch is behind that of the Jobs, and a verdict without them would be wrong for good."""
+        selector = f"{LABEL_JOB_UID}={observation.ref.uid}"
+        listing = await self._client.list(PODS, observation.ref.namespace, labelSelector=selector)
+        for pod in listing.items:
+            self._store.put(PODS, pod)
+        return self._observer.observe(observation.ref.uid) or observation
 
     async def _claim(self, attempt: int, observation: Observation) -> Observation:
         """Write the attempt into status before its Job is created.

@@ -73,7 +73,7 @@ class InMemoryApi(KubeClient):
     async def close(self) -> None:
         """Nothing to close."""
 
-    async def _call(self, method: str, path: str, body: Any = None, *, content_type: str = "application/json") -> Manifest:
+    async def _call(self, method: str, path: str, body: Any = None, *, content_type: str = "") -> Manifest:  # noqa: ARG002
         call = _parse(method, path, body or {})
         self.calls.append(call)
         self.before(call)

@@ -27,13 +27,11 @@ def _objects(required: dict[str, st.SearchStrategy[Any]], **optional: st.SearchS
 TOLERATIONS = st.one_of(
     st.just({"operator": "Exists"}),
     _objects({"key": LABEL_NAMES, "value": LABEL_NAMES}, effect=st.sampled_from(["NoSchedule", "NoExecute"])),
-    _objects(
-        {"key": LABEL_NAMES, "operator": st.just("Exists"), "effect": st.just("NoExecute")}, tolerationSeconds=st.integers(0, 3600)
-    ),
+    _objects({"key": LABEL_NAMES, "operator": st.just("Exists"), "effect": st.just("NoExecute")}, tolerationSeconds=st.integers(0, 3600)),
 )
-ENV = st.dictionaries(st.from_regex(r"[A-EG-JO-Z][A-Z0-9_]{0,10}", fullmatch=True).filter(lambda n: not n.startswith("PYTHON")), VALUES).map(
-    lambda pairs: [{"name": name, "value": value} for name, value in pairs.items()]
-)
+ENV = st.dictionaries(
+    st.from_regex(r"[A-EG-JO-Z][A-Z0-9_]{0,10}", fullmatch=True).filter(lambda n: not n.startswith("PYTHON")), VALUES
+).map(lambda pairs: [{"name": name, "value": value} for name, value in pairs.items()])
 GPU_RESOURCES = _objects(
     {"gpus": st.just(1)},
     gpuResource=st.sampled_from(["nvidia.com/gpu", "nvidia.com/mig-3g.40gb"]),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_operator.objects import Object, holds, is_finished, name_of, uid_of
+from finetune_operator.objects import Object, holds, is_finished, is_going, name_of, uid_of
 from finetune_operator.observation import Observation
 
 
@@ -60,16 +60,17 @@ def compute_plan(observation: Observation, now: datetime) -> Plan:
 
 def _plan_next_attempt(observation: Observation) -> Plan:
     assert observation.spec is not None  # noqa: S101  # for the type checker; the caller has looked
-    if observation.spec.suspend:
-        return Plan()
-    last = max((number for number in (observation.attempt, observation.status.attempt) if number is not None), default=-1)
-    return Plan((CreateJob(last + 1),))
+    if observation.spec.suspend or observation.leftovers:
+        return Plan()  # a trainer that still stops must not meet its successor: both would write to the same place
+    claimed, existing = observation.status.attempt or 0, observation.attempt
+    # An attempt without a Job was claimed and not made, or its Job was deleted by hand: it is made (again), under the same name.
+    return Plan((CreateJob(claimed if existing is None else max(existing + 1, claimed)),))
 
 
 def _plan_for_job(observation: Observation, job: Object) -> Plan:
     spec = observation.spec
     assert spec is not None  # noqa: S101  # for the type checker; the caller has looked
-    if is_finished(job):
+    if is_finished(job) or is_going(job):
         return Plan()
     if spec.scheduling.queue_name is not None:
         # The queue owns `suspend` of its Jobs. A run suspended by its user gives its Job back and gets the next one on resume.
@@ -91,7 +92,7 @@ def _plan_after_the_end(observation: Observation, now: datetime) -> Plan:
     left = (end + timedelta(seconds=ttl) - now).total_seconds()
     if left > 0:
         return Plan(look_again_in=left)
-    return Plan(tuple(DeleteJob(name_of(job), uid_of(job)) for job in jobs))
+    return Plan(tuple(DeleteJob(name_of(job), uid_of(job)) for job in jobs if not is_going(job)))
 
 
 def _result_is_lost(observation: Observation) -> bool:

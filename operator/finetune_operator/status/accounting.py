@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from finetune_api.status import FineTuneJobStatus, PodReference
-from finetune_operator.objects import Object, has_started, name_of, parse_time, trainer_status_of, uid_of
+from finetune_operator.objects import Object, has_started, is_over, name_of, parse_time, trainer_status_of, uid_of
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,43 +23,54 @@ class Account:
 def compute_account(previous: FineTuneJobStatus, pods: Sequence[Object], gpus: int, *, now: datetime, stopped: bool) -> Account:
     """Bring the account up to date with ``pods``, oldest first.
 
-    A pod that ran and can't be seen any more is taken to have ended ``now``, once a later pod runs or the run has ``stopped``.
+    A pod that ran and can't be seen any more is taken to have ended when the next one started, or ``now`` if the run has ``stopped``.
     """
     account = Account(previous.pod, previous.restarts, previous.gpu_seconds, previous.start_time)
     seen = {uid_of(pod): pod for pod in pods}
-    ran = [pod for pod in pods if has_started(pod)]
-    first_new = next((index for index, pod in enumerate(ran) if _is_after(pod, account.pod)), len(ran))
+    new = _newer_than(account.pod, sorted((pod for pod in pods if has_started(pod)), key=_age))
     if account.pod is not None:
-        ended = _end_of(seen.get(account.pod.uid))
-        if ended is None and (first_new < len(ran) or (stopped and account.pod.uid not in seen)):
-            ended = now
-        account = _close(account, ended, gpus)
-    for index, pod in enumerate(ran[first_new:], start=first_new):
-        reference = _reference(pod)
+        last = seen.get(account.pod.uid)
+        ended = _end_of(last, now) if last is not None else now if stopped else None
+        account = _close(account, ended or (_start_of(new[0]) if new else None), gpus)
+    for index, pod in enumerate(new):
+        reference = PodReference(name=name_of(pod), uid=uid_of(pod), node_name=pod["spec"].get("nodeName"), start_time=_start_of(pod))
         restarts = account.restarts + (account.pod is not None)
-        start = account.start_time or reference.start_time
-        account = Account(reference, restarts, account.gpu_seconds, start)
-        account = _close(account, _end_of(pod) or (now if index + 1 < len(ran) else None), gpus)
+        account = Account(reference, restarts, account.gpu_seconds, account.start_time or reference.start_time)
+        ended = _end_of(pod, now) or (_start_of(new[index + 1]) if index + 1 < len(new) else None)
+        account = _close(account, ended, gpus)
     return account
 
 
-def _is_after(pod: Object, last: PodReference | None) -> bool:
+def _newer_than(last: PodReference | None, ran: list[Object]) -> list[Object]:
+    """Return what ran after ``last``: by its place among those that can be seen, or else by its time."""
+    uids = [uid_of(pod) for pod in ran]
     if last is None:
-        return True
-    started = _reference(pod).start_time
-    return uid_of(pod) != last.uid and (started is None or last.start_time is None or started >= last.start_time)
+        return ran
+    if last.uid in uids:
+        return ran[uids.index(last.uid) + 1 :]
+    return [pod for pod in ran if last.start_time is None or _start_of(pod) >= last.start_time]
 
 
-def _reference(pod: Object) -> PodReference:
+def _age(pod: Object) -> tuple[datetime, datetime, bool]:
+    return _creation_of(pod), _start_of(pod), not is_over(pod)
+
+
+def _creation_of(pod: Object) -> datetime:
+    return parse_time(pod["metadata"]["creationTimestamp"]) or _EPOCH
+
+
+def _start_of(pod: Object) -> datetime:
+    """Return when the trainer started. One that failed to start has no such time, or 1970: then it is its end, and it used nothing."""
     state = trainer_status_of(pod).get("state", {})
-    started = (state.get("running") or state.get("terminated") or {}).get("startedAt")
-    return PodReference(name=name_of(pod), uid=uid_of(pod), node_name=pod["spec"].get("nodeName"), start_time=parse_time(started))
+    ended = state.get("terminated") or {}
+    started = parse_time((state.get("running") or ended).get("startedAt"))
+    return started if started is not None and started > _EPOCH else parse_time(ended.get("finishedAt")) or _creation_of(pod)
 
 
-def _end_of(pod: Object | None) -> datetime | None:
-    if pod is None:
-        return None
-    return parse_time((trainer_status_of(pod).get("state", {}).get("terminated") or {}).get("finishedAt"))
+def _end_of(pod: Object, now: datetime) -> datetime | None:
+    """Return when the trainer ended. A pod that was lost with its node is over and has no such time: then it is ``now``."""
+    ended = trainer_status_of(pod).get("state", {}).get("terminated") or {}
+    return parse_time(ended.get("finishedAt")) or (now if is_over(pod) else None)
 
 
 def _close(account: Account, ended: datetime | None, gpus: int) -> Account:

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from finetune_api.progress import Metrics
 from finetune_api.reasons import Reason
 from finetune_api.status import Condition, ConditionType, FineTuneJobStatus, Phase
 from finetune_operator.objects import name_of
@@ -17,7 +18,7 @@ def compute_status(observation: Observation, now: datetime) -> FineTuneJobStatus
     previous = observation.status
     if observation.deleting or (previous.phase is not None and previous.phase.is_terminal):
         return previous
-    if observation.spec is None:
+    if observation.spec is None and observation.job is None:
         return _refused(observation, now)
     verdict = compute_verdict(observation)
     if verdict is not None:
@@ -26,15 +27,10 @@ def compute_status(observation: Observation, now: datetime) -> FineTuneJobStatus
 
 
 def _refused(observation: Observation, now: datetime) -> FineTuneJobStatus:
-    """The specification can't be carried out. A run that was under way under an older operator is left alone."""
+    """The specification can't be carried out. (A run that an older operator has started goes on, and its status with it.)"""
     message = "; ".join(observation.faults)
-    running = observation.job is not None
-    if running:
-        others = [condition for condition in observation.status.conditions if condition.type != ConditionType.ACCEPTED]
-        accepted = _conditions(observation, [(ConditionType.ACCEPTED, False, Reason.VALIDATION_FAILED, message)], now)
-        return observation.status.model_copy(update={"conditions": [*accepted, *others], "observed_generation": observation.generation})
     states: list[State] = [
-        (ConditionType.ACCEPTED, False, Reason.VALIDATION_FAILED, message),
+        _acceptance(observation),
         (ConditionType.SUCCEEDED, False, Reason.VALIDATION_FAILED, message),
         (ConditionType.RECONCILING, False, Reason.FAILED, ""),
         (ConditionType.STALLED, True, Reason.VALIDATION_FAILED, message),
@@ -58,7 +54,7 @@ def _underway(observation: Observation, diagnosis: Diagnosis, now: datetime) -> 
         admitted = True
     needs_help = reason in NEEDS_HELP
     states: list[State] = [
-        (ConditionType.ACCEPTED, True, Reason.VALID, _describe_acceptance(observation)),
+        _acceptance(observation),
         (ConditionType.ADMITTED, admitted, reason if admitted is False else Reason.IN_PROGRESS, message if admitted is False else ""),
         (ConditionType.RUNNING, running, reason, message),
         (ConditionType.SUSPENDED, suspended, Reason.SUSPENDED if suspended else Reason.NOT_SUSPENDED, ""),
@@ -72,7 +68,7 @@ def _underway(observation: Observation, diagnosis: Diagnosis, now: datetime) -> 
 def _ended(observation: Observation, verdict: Verdict, now: datetime) -> FineTuneJobStatus:
     failed = not verdict.succeeded
     states: list[State] = [
-        (ConditionType.ACCEPTED, True, Reason.VALID, _describe_acceptance(observation)),
+        _acceptance(observation),
         (ConditionType.ADMITTED, True, Reason.FINISHED, ""),
         (ConditionType.RUNNING, False, Reason.FINISHED, ""),
         (ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED, ""),
@@ -88,8 +84,8 @@ def _ended(observation: Observation, verdict: Verdict, now: datetime) -> FineTun
         last_words["artifacts"] = summary.artifacts
         last_words["progress"] = summary.progress or status.progress
         last_words["dataset"] = summary.dataset or status.dataset
-        history = summary.metrics.history or (status.metrics.history if status.metrics else [])
-        last_words["metrics"] = summary.metrics.model_copy(update={"history": history})
+        told = {name: value for name in Metrics.model_fields if (value := getattr(summary.metrics, name)) not in (None, [])}
+        last_words["metrics"] = (status.metrics or Metrics()).model_copy(update=told)
     return status.model_copy(update=last_words)
 
 
@@ -101,7 +97,8 @@ def _build(
     *,
     stopped: bool,
 ) -> FineTuneJobStatus:
-    gpus = observation.spec.resources.gpus * observation.spec.resources.nodes if observation.spec is not None else 0
+    spec = observation.spec
+    gpus = spec.resources.gpus * spec.resources.nodes if spec is not None else observation.status.gpus or 0
     account = compute_account(observation.status, observation.pods, gpus, now=now, stopped=stopped)
     attempt = observation.attempt if observation.attempt is not None else observation.status.attempt
     return observation.status.model_copy(
@@ -124,6 +121,9 @@ def _conditions(observation: Observation, states: list[State], now: datetime) ->
     return build_conditions(observation.status.conditions, states, generation=observation.generation, now=now)
 
 
-def _describe_acceptance(observation: Observation) -> str:
-    simulated = observation.simulated_gpus and observation.spec is not None and observation.spec.resources.gpus > 0
-    return "This cluster's GPUs are simulated: the run trains on the CPU." if simulated else ""
+def _acceptance(observation: Observation) -> State:
+    if observation.spec is None:
+        return (ConditionType.ACCEPTED, False, Reason.VALIDATION_FAILED, "; ".join(observation.faults))
+    simulated = observation.simulated_gpus and observation.spec.resources.gpus > 0
+    message = "This cluster's GPUs are simulated: the run trains on the CPU." if simulated else ""
+    return (ConditionType.ACCEPTED, True, Reason.VALID, message)

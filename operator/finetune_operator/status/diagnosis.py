@@ -10,7 +10,7 @@ from finetune_operator.objects import Object, condition_of, has_started, holds, 
 from finetune_operator.observation import Observation
 from finetune_operator.status.outcome import compute_pod_outcome
 
-_POD_IS_FORBIDDEN: Final = re.compile(r'^Error creating: pods? "[^"]*" is forbidden: ')
+_POD_IS_REFUSED: Final = re.compile(r'^Error creating: [Pp]ods? "[^"]*" is (?:forbidden|invalid): ')
 """The name of the pod differs with each try; without it the message stays the same, and nothing is written for it."""
 _BACK_OFF: Final = re.compile(r'^Back-off pulling image "[^"]*"(?:: (?:ErrImagePull|ImagePullBackOff))?:? ?')
 _SECRET: Final = re.compile(r'secret "([^"]+)" not found')
@@ -45,16 +45,21 @@ class Diagnosis:
 
 
 def compute_diagnosis(observation: Observation) -> Diagnosis:
-    """Return where the run stands. It has a valid specification and has not ended."""
+    """Return where the run stands. It has not ended, and has a valid specification or at least a Job."""
     job, pod = observation.job, _current_pod(observation)
     alive = pod is not None and not is_over(pod)
     wants_suspension = observation.spec is not None and observation.spec.suspend
-    if wants_suspension and pod is not None and alive and has_started(pod):
+    if wants_suspension and any(has_started(pod) and not is_over(pod) for pod in (*observation.pods, *observation.leftovers)):
         return Diagnosis(Phase.RUNNING, Reason.STOPPING, "Suspended: the trainer writes a checkpoint and stops.")
     if wants_suspension:
         return Diagnosis(Phase.SUSPENDED, Reason.SUSPENDED, "Suspended by spec.suspend; set it to false to go on from the last checkpoint.")
     if observation.refusal is not None:
         return Diagnosis(Phase.PENDING, observation.refusal.reason, observation.refusal.message)
+    if job is None and observation.leftovers:
+        message = (
+            f"Waits for pod {name_of(observation.leftovers[0])} of the former Job to end; the next one resumes from its last checkpoint."
+        )
+        return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, message)
     if job is None or holds(job, "Complete"):
         # Says the same before and after the Job is created: one write for both.
         return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, _WAITING)
@@ -134,7 +139,7 @@ def _diagnose_absence(observation: Observation, last: Object | None) -> Diagnosi
 
 def diagnose_refusal(words: str) -> Diagnosis:
     """Sort the API server's refusal of a pod or Job by what would mend it."""
-    detail = _POD_IS_FORBIDDEN.sub("", words.strip())
+    detail = _POD_IS_REFUSED.sub("", words.strip())
     if "exceeded quota" in detail or "failed quota" in detail:
         return Diagnosis(Phase.PENDING, Reason.QUOTA_EXCEEDED, f"A ResourceQuota of the namespace has no room: {detail}")
     policies = (

@@ -4,10 +4,10 @@ import signal
 from dataclasses import dataclass
 from typing import Final
 
-from finetune_api.exit_codes import OUTCOMES, ExitCode, Retry
+from finetune_api.exit_codes import OUTCOMES, ExitCode, Outcome, Retry
 from finetune_api.reasons import Reason
 from finetune_api.summary import TrainerSummary, decode_summary
-from finetune_operator.objects import Object, condition_of, holds, is_over, name_of, trainer_status_of
+from finetune_operator.objects import Object, condition_of, holds, is_finished, is_over, name_of, trainer_status_of
 from finetune_operator.observation import Observation
 
 LOG_TAIL_CHARACTERS: Final = 600
@@ -43,16 +43,27 @@ def compute_pod_outcome(pod: Object) -> PodOutcome | None:
     disruption = condition_of(pod, "DisruptionTarget")
     summary = decode_summary(terminated.get("message") or "")
     known = OUTCOMES.get(ExitCode(exit_code)) if exit_code in set(ExitCode) else None
+    # In the order of the Job's failure policy: a code that decides by itself, then the disruption, then the budget.
+    if known is not None and known.retry != "counted":
+        return PodOutcome(known.reason, _describe_exit(exit_code, known, summary), known.retry, summary)
+    if disruption is not None and disruption["status"] == "True":
+        return PodOutcome(Reason.INTERRUPTED, f"Pod {name_of(pod)} was disrupted: {disruption.get('message', '')}", "free", summary)
     if terminated.get("reason") == "OOMKilled":
         limit = pod["spec"]["containers"][0].get("resources", {}).get("limits", {}).get("memory", "its limit")
         message = f"Pod {name_of(pod)} used more memory than {limit} and was killed. Raise resources.memory or lower the batch."
         return PodOutcome(Reason.OUT_OF_MEMORY, message, "counted", summary)
-    if exit_code != ExitCode.INTERRUPTED and disruption is not None and disruption["status"] == "True":
-        return PodOutcome(Reason.INTERRUPTED, f"Pod {name_of(pod)} was disrupted: {disruption.get('message', '')}", "free", summary)
     if known is not None and exit_code != ExitCode.CRASHED:
-        words = summary.message if summary is not None and summary.message else f"The trainer left with exit code {exit_code}."
-        return PodOutcome(known.reason, " ".join(filter(None, (words, known.advice))), known.retry, summary)
+        return PodOutcome(known.reason, _describe_exit(exit_code, known, summary), known.retry, summary)
     return PodOutcome(Reason.TRAINER_CRASHED, _describe_crash(pod, terminated, summary), "counted", summary)
+
+
+def lacks_ends(observation: Observation) -> bool:
+    """True where the run's Job has ended and counts more ended pods than can be seen. A Job ends only after its pods have."""
+    job, phase = observation.job, observation.status.phase
+    if job is None or not is_finished(job) or (phase is not None and phase.is_terminal):
+        return False
+    counted = job.get("status", {}).get("succeeded", 0) + job.get("status", {}).get("failed", 0)
+    return not all(map(is_over, observation.pods)) or len(observation.pods) < counted
 
 
 def compute_verdict(observation: Observation) -> Verdict | None:
@@ -99,6 +110,11 @@ def _verdict_of_deadline(observation: Observation) -> Verdict:
     if summaries and summaries[-1].checkpoint_step is not None:
         message += f" Its last checkpoint is of step {summaries[-1].checkpoint_step}."
     return Verdict(succeeded=False, reason=Reason.DEADLINE_EXCEEDED, message=message, summary=summaries[-1] if summaries else None)
+
+
+def _describe_exit(exit_code: int | None, known: Outcome, summary: TrainerSummary | None) -> str:
+    words = summary.message if summary is not None and summary.message else f"The trainer left with exit code {exit_code}."
+    return " ".join(filter(None, (words, known.advice)))
 
 
 def _describe_crash(pod: Object, terminated: Object, summary: TrainerSummary | None) -> str:
