@@ -1,0 +1,1 @@
+"""The base model: loaded in the precision asked for, and given its adapter."""

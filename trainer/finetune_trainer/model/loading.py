@@ -1,0 +1,134 @@
+"""Loading the base model and its tokenizer from a local folder."""
+
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from finetune_api.spec import QuantizationSpec
+from finetune_trainer.errors import ConfigInvalid, SourceUnavailable
+from finetune_trainer.run.device import Device
+
+logger = logging.getLogger(__name__)
+
+_DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def load_tokenizer(folder: Path, uri: str) -> Any:  # noqa: ANN401  transformers has no one type for it
+    """Load the tokenizer in ``folder``.
+
+    :raises ConfigInvalid: it can't be loaded; names ``uri``.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, KeyError, TypeError, ImportError) as error:
+        raise ConfigInvalid(f"the tokenizer of {uri} can't be loaded: {_first_line(error)}") from error
+
+
+def check_architecture(folder: Path, uri: str) -> Any:  # noqa: ANN401
+    """Return the configuration of the model in ``folder`` if it is a causal language model that transformers knows.
+
+    Takes no weights, so it comes before the long work.
+
+    :raises ConfigInvalid: it can't be trained here; says why.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ConfigInvalid(
+            f"the architecture of {uri} is not one that this trainer knows, or needs code of its own, which is never run: "
+            f"{_first_line(error)}"
+        ) from error
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or getattr(config, "is_encoder_decoder", False):
+        names = ", ".join(config.architectures or []) or "no architecture named"
+        raise ConfigInvalid(
+            f"{uri} is not a causal language model (model_type {config.model_type}, {names}); "
+            "name one that generates text from left to right"
+        )
+    quantized = getattr(config, "quantization_config", None)
+    if quantized is not None:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else getattr(quantized, "quant_method", None)
+        raise ConfigInvalid(
+            f"{uri} is quantised already ({method}); name the model in 16 or 32 bits, and method.quantization quantises it while it loads"
+        )
+    return config
+
+
+def check_length(config: Any, longest: int, uri: str) -> None:  # noqa: ANN401
+    """Check that no example is longer than the model has positions.
+
+    :param longest: tokens of the longest example, after truncation.
+    :raises ConfigInvalid: one is.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and longest > positions:
+        raise ConfigInvalid(
+            f"training.maxLength lets through examples of {longest} tokens, but {uri} knows {positions} positions; "
+            f"set training.maxLength to {positions} or less"
+        )
+
+
+def build_quantization_config(spec: QuantizationSpec) -> BitsAndBytesConfig | None:
+    """Build what bitsandbytes is told. Every setting is explicit: the library's defaults are fp4 and 32-bit compute."""
+    if spec.type in ("nf4", "fp4"):
+        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True,
+            bnb_4bit_quant_type=spec.type,
+            bnb_4bit_use_double_quant=spec.double_quant,
+            bnb_4bit_compute_dtype=_DTYPES[spec.compute_dtype],
+            bnb_4bit_quant_storage=torch.uint8,
+        )
+    if spec.type == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return None
+
+
+def load_model(folder: Path, uri: str, spec: QuantizationSpec, device: Device) -> Any:  # noqa: ANN401
+    """Load the causal language model in ``folder`` onto ``device``, frozen, in the precision that ``spec`` asks for.
+
+    ``prepare_model_for_kbit_training`` is not called. It would lift embeddings, head and norms to 32 bits (2 GiB more for a vocabulary
+    of 128k and 4,096 dimensions) and gain nothing: norms and the loss are computed in 32 bits anyway, and the trainer turns on gradient
+    checkpointing and input gradients itself. What is not quantised is held in ``computeDtype``.
+
+    :raises ConfigInvalid: the files and the architecture don't match.
+    :raises SourceUnavailable: the weights are damaged.
+    """
+    from safetensors import SafetensorError  # noqa: PLC0415  typed only where it is used
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=_DTYPES[spec.compute_dtype],
+            quantization_config=build_quantization_config(spec),
+            # None: bitsandbytes and the trainer place it on the processor by themselves
+            device_map={"": 0} if device.kind == "cuda" else None,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except SafetensorError as error:
+        raise SourceUnavailable(f"the weights of {uri} are damaged: {_first_line(error)}; upload them anew") from error
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        raise ConfigInvalid(f"{uri} can't be loaded: {_first_line(error)}") from error
+    model.requires_grad_(requires_grad=False)
+    model.config.use_cache = False
+    if spec.type != "none":
+        _report_unquantised(model)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    logger.info("base model loaded: %s, %.0f MiB in %s", model.config.model_type, size / 2**20, spec.type)
+    return model
+
+
+def _report_unquantised(model: Any) -> None:  # noqa: ANN401
+    """Say which large weights bitsandbytes passed over: only linear layers are quantised, not experts fused into one tensor."""
+    fused = {name: p for name, p in model.named_parameters() if p.ndim >= 3 and p.numel() > 2**20 and p.is_floating_point()}
+    if fused:
+        size = sum(p.numel() * p.element_size() for p in fused.values()) / 2**30
+        logger.warning("%d fused weights (experts) can't be quantised and take %.1f GiB: %s", len(fused), size, next(iter(fused)))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,122 @@
+"""What happens between steps: figures are taken, checkpoints are handed over, and a request to stop is obeyed."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from finetune_trainer.artifacts import ManifestFields
+from finetune_trainer.interruption import Interruption
+from finetune_trainer.run.checkpointing import CheckpointUploader, RunState, write_run_state
+from finetune_trainer.run.progress import RunProgress
+from finetune_trainer.run.trainer import RunTrainer
+
+logger = logging.getLogger(__name__)
+
+MEASURED: Final = ("loss", "learning_rate", "grad_norm", "eval_loss", "base_eval_loss")
+_LOG_SECONDS: Final = 10.0
+
+
+class RunCallback(TrainerCallback):
+    """Ties the library's loop to the run.
+
+    :param notify: says that there is something new to report.
+    :param build_fields: builds the manifest fields of a checkpoint at a step.
+    """
+
+    def __init__(
+        self,
+        trainer: RunTrainer,
+        progress: RunProgress,
+        interruption: Interruption,
+        uploader: CheckpointUploader,
+        notify: Callable[[], None],
+        build_fields: Callable[[int], ManifestFields],
+    ) -> None:
+        self._trainer = trainer
+        self._progress = progress
+        self._interruption = interruption
+        self._uploader = uploader
+        self._notify = notify
+        self._build_fields = build_fields
+        self._logged = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:  # noqa: ANN401
+        """The number of steps is known."""
+        del args, control, others
+        self._progress.total_steps = state.max_steps
+        self._notify()
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:  # noqa: ANN401
+        """A step begins."""
+        del args, state, control, others
+        self._progress.begin_step()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:  # noqa: ANN401
+        """A step is done: log, evaluate and save follow, unless the run was asked to stop; then it saves and stops."""
+        del args, others
+        peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
+        self._progress.end_step(state.global_step, state.epoch or 0.0, self._trainer.tokens_seen, peak)
+        self._uploader.raise_if_failing()
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+        if self._interruption.requested:
+            logger.info("asked to stop: step %d is done, saving", state.global_step)
+            control.should_log = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+        self._notify()
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:  # noqa: ANN401
+        """No evaluation in the grace period."""
+        del args, state, others
+        if self._interruption.requested:
+            control.should_evaluate = False
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **others: Any,  # noqa: ANN401
+    ) -> None:
+        """Take the figures of the last steps, or of an evaluation."""
+        del args, control, others
+        values = {name: value for name, value in (logs or {}).items() if name in MEASURED}
+        if state.global_step == 0 and "eval_loss" in values:
+            values["base_eval_loss"] = values["eval_loss"]
+        if not values:
+            return
+        self._progress.record(state.global_step, values)
+        if "eval_loss" in values:
+            logger.info("step %d: held-out loss %.4f", state.global_step, values["eval_loss"])
+        elif time.monotonic() - self._logged >= _LOG_SECONDS or state.global_step in (1, state.max_steps):
+            self._logged = time.monotonic()
+            speed = self._progress.tokens_per_second or 0.0
+            logger.info(
+                "step %d of %d: loss %.4f, learning rate %.3g, %.0f tokens/s",
+                state.global_step,
+                state.max_steps,
+                values.get("loss", math.nan),
+                values.get("learning_rate", 0.0),
+                speed,
+            )
+        self._notify()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:  # noqa: ANN401
+        """A checkpoint lies in the local folder: complete it and bring it to the store."""
+        del control, others
+        folder = Path(args.output_dir or "", f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        values = {name: value for name in MEASURED if (value := self._progress.get(name)) is not None and math.isfinite(value)}
+        write_run_state(folder, RunState(tokens_seen=self._trainer.tokens_seen, values=values))
+        fields = self._build_fields(state.global_step)
+        if self._interruption.requested:
+            self._uploader.publish_now(folder, fields)
+        else:
+            self._uploader.submit(folder, fields)

@@ -1,0 +1,37 @@
+"""What the run computes on."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune_api.trainer_config import DeviceConfig
+from finetune_trainer.errors import AcceleratorMissing
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device to train on."""
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    """For people."""
+
+
+def choose_device(config: DeviceConfig) -> Device:
+    """Return the GPU where one was asked for, else the processor, which needs no torch to be loaded.
+
+    :raises AcceleratorMissing: a GPU was asked for, CUDA finds none, and the configuration does not allow the processor instead.
+    """
+    if config.gpus == 0:
+        return Device("cpu", "cpu")
+    import torch  # noqa: PLC0415  seconds to import; runs on the processor load it later, while they download
+
+    if torch.cuda.is_available():
+        return Device("cuda", torch.cuda.get_device_name(0))
+    if config.allow_cpu:
+        return Device("cpu", "cpu (simulated GPU)")
+    built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
+    raise AcceleratorMissing(
+        f"the run asked for {config.gpus} GPU(s), but CUDA finds none in this container (torch {torch.__version__} {built}). "
+        "Check that the node has the NVIDIA driver and the container toolkit (runtimeClass or default runtime nvidia), "
+        "or set resources.gpus to 0 to train on the CPU"
+    )

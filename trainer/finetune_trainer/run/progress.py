@@ -1,0 +1,179 @@
+"""How far a run is: written by the training thread, read by the reporter's."""
+
+import math
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from finetune_api.progress import DatasetCounts, Metrics, Progress
+from finetune_api.report import JobReference, Stage, TrainerReport
+from finetune_trainer.reporting.curve import LossCurve
+
+_WINDOW: Final = 32
+"""Steps that speed is averaged over."""
+_LOSS_LIMIT: Final = 1e6
+_MEASURE_LIMIT: Final = 1e15
+
+
+@dataclass(slots=True)
+class SpeedMeter:
+    """Speed over the last steps. The first step of a process, which warms caches and kernels up, counts only until others are known."""
+
+    _steps: deque[tuple[float, float, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    """Start and end of a step on the monotonic clock, and its tokens."""
+    _begun: float | None = None
+    _warm: bool = False
+
+    def begin_step(self, now: float) -> None:
+        """A step begins."""
+        self._begun = now
+
+    def end_step(self, now: float, tokens: int) -> None:
+        """A step of ``tokens`` tokens ended."""
+        if self._begun is None:
+            return
+        self._steps.append((self._begun, now, tokens))
+        self._begun = None
+        if not self._warm and len(self._steps) == 3:
+            self._steps.popleft()
+            self._warm = True
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens a second of training proper: evaluation and checkpoints are not counted."""
+        spent = sum(end - begin for begin, end, _ in self._steps)
+        return sum(tokens for _, _, tokens in self._steps) / spent if spent > 0 else None
+
+    def estimate_remaining(self, steps: int) -> float | None:
+        """Return the seconds that ``steps`` more steps take at the present speed, with the evaluations and checkpoints between them."""
+        if not self._steps:
+            return None
+        spent = self._steps[-1][1] - self._steps[0][0]
+        return spent / len(self._steps) * steps
+
+
+class RunProgress:
+    """The figures of a run. Every method may be called from any thread."""
+
+    def __init__(self, job: JobReference) -> None:
+        self._job = job
+        self._lock = threading.Lock()
+        self._speed = SpeedMeter()
+        self._curve = LossCurve()
+        self._stage: Stage = "loading"
+        self._values: dict[str, float] = {}
+        self._step: int | None = None
+        self._epoch = 0.0
+        self._updated = datetime.now(UTC)
+        self._gpu_peak: int | None = None
+        self.device: str | None = None
+        self.total_steps = 0
+        self.tokens_seen = 0
+        """Training tokens without padding, over the whole run."""
+        self.dataset: DatasetCounts | None = None
+        self.checkpoint_step: int | None = None
+        """Step of the newest complete checkpoint in the store."""
+
+    def enter(self, stage: Stage) -> None:
+        """Say what the run does now."""
+        with self._lock:
+            self._stage = stage
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self._step or 0
+
+    def restore(self, step: int, epoch: float, tokens_seen: int, points: list[tuple[int, float]], values: dict[str, float]) -> None:
+        """Go on from a checkpoint.
+
+        :param points: step and loss of what was logged before it.
+        :param values: last metrics, by the names of :class:`~finetune_api.progress.Metrics`.
+        """
+        with self._lock:
+            self._step, self._epoch, self.tokens_seen = step, epoch, tokens_seen
+            self._values |= values
+            for at, loss in points:
+                self._add_point(at, loss)
+
+    def begin_step(self) -> None:
+        """A step begins."""
+        with self._lock:
+            self._speed.begin_step(time.monotonic())
+            self._stage = "training"
+
+    def end_step(self, step: int, epoch: float, tokens_seen: int, gpu_peak_bytes: int | None) -> None:
+        """``step`` steps are done."""
+        with self._lock:
+            self._speed.end_step(time.monotonic(), tokens_seen - self.tokens_seen)
+            self._step, self._epoch, self.tokens_seen, self._gpu_peak = step, epoch, tokens_seen, gpu_peak_bytes
+            self._updated = datetime.now(UTC)
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        """Record metrics measured at ``step``, by the names of :class:`~finetune_api.progress.Metrics`; a loss joins the curve."""
+        with self._lock:
+            self._values |= values
+            if "loss" in values:
+                self._add_point(step, values["loss"])
+
+    def _add_point(self, step: int, loss: float) -> None:
+        if math.isfinite(loss):
+            self._curve.add(step, max(-_LOSS_LIMIT, min(loss, _LOSS_LIMIT)))
+
+    def get(self, name: str) -> float | None:
+        """Return the last value of a metric."""
+        with self._lock:
+            return self._values.get(name)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Present speed."""
+        with self._lock:
+            return self._speed.tokens_per_second
+
+    def measure(self) -> tuple[Progress | None, Metrics]:
+        """Return progress (None before the number of steps is known) and metrics. Numbers that are not finite are left out."""
+        with self._lock:
+            metrics = Metrics(
+                loss=_bound(self._values.get("loss"), -_LOSS_LIMIT, _LOSS_LIMIT),
+                eval_loss=_bound(self._values.get("eval_loss"), -_LOSS_LIMIT, _LOSS_LIMIT),
+                base_eval_loss=_bound(self._values.get("base_eval_loss"), -_LOSS_LIMIT, _LOSS_LIMIT),
+                learning_rate=_bound(self._values.get("learning_rate"), 0, _MEASURE_LIMIT),
+                grad_norm=_bound(self._values.get("grad_norm"), 0, _MEASURE_LIMIT),
+                tokens_per_second=_bound(self._speed.tokens_per_second, 0, _MEASURE_LIMIT),
+                tokens_seen=self.tokens_seen or None,
+                gpu_memory_peak_bytes=self._gpu_peak,
+                history=self._curve.thin(),
+            )
+            if not self.total_steps or self._step is None:
+                return None, metrics
+            remaining = self._speed.estimate_remaining(self.total_steps - self._step)
+            progress = Progress(
+                percentage=min(100, 100 * self._step // self.total_steps),
+                step=self._step,
+                total_steps=self.total_steps,
+                epoch=self._epoch,
+                estimated_remaining_seconds=None if remaining is None else max(0, round(remaining)),
+                last_updated_time=self._updated,
+            )
+            return progress, metrics
+
+    def build_report(self, sequence: int) -> TrainerReport:
+        """Build the report of this moment."""
+        progress, metrics = self.measure()
+        return TrainerReport(
+            job=self._job,
+            sequence=sequence,
+            stage=self._stage,
+            device=self.device,
+            progress=progress,
+            metrics=metrics,
+            dataset=self.dataset,
+        )
+
+
+def _bound(value: float | None, low: float, high: float) -> float | None:
+    return None if value is None or not math.isfinite(value) else max(low, min(value, high))

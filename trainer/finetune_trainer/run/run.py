@@ -1,0 +1,267 @@
+"""One run from its configuration to its published adapter."""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune_api.artifact import Artifact
+from finetune_api.exit_codes import OUTCOMES, ExitCode
+from finetune_api.names import ENV_PREFIX_DATASET, ENV_PREFIX_EVAL, ENV_PREFIX_MODEL, ENV_PREFIX_OUTPUT
+from finetune_api.progress import DatasetCounts, Metrics
+from finetune_api.summary import TrainerSummary
+from finetune_api.trainer_config import TrainerConfig
+from finetune_trainer.artifacts import CheckpointStore, FetchedCheckpoint, ManifestFields, publish
+from finetune_trainer.data import PreparedData, load_examples, prepare_data
+from finetune_trainer.ending import is_out_of_memory
+from finetune_trainer.errors import Interrupted, OutOfMemory, StorageFailed
+from finetune_trainer.interruption import Interruption
+from finetune_trainer.logs import quieten_libraries
+from finetune_trainer.reporting import Reporter
+from finetune_trainer.run.checkpointing import CheckpointUploader, read_run_state
+from finetune_trainer.run.device import Device, choose_device
+from finetune_trainer.run.preload import Preload
+from finetune_trainer.run.progress import RunProgress
+from finetune_trainer.run.resuming import ADAPTER_FOLDER, check_same_inputs, find_finished, warn_of_other_versions
+from finetune_trainer.run.versions import collect_versions
+from finetune_trainer.storage import Credentials, open_store
+from finetune_trainer.storage.models import FetchedModel, fetch_model
+
+logger = logging.getLogger(__name__)
+
+
+class Run:
+    """One run. Holds all of its state, so that several could go on in one process.
+
+    :param environ: where credentials are read from.
+    """
+
+    def __init__(self, config: TrainerConfig, interruption: Interruption, environ: Mapping[str, str]) -> None:
+        self.config = config
+        self.progress = RunProgress(config.job)
+        self._interruption = interruption
+        self._environ = environ
+        self._folder = Path(config.work_dir, config.job.uid)
+        self._versions = collect_versions()
+        self._base: FetchedModel | None = None
+        self._dataset_digest: str | None = None
+        self._begun = time.monotonic()
+
+    def execute(self) -> TrainerSummary:
+        """Train and publish, or find that it is done already. Every failure is an exception: see :mod:`finetune_trainer.ending`."""
+        try:
+            with Reporter(self.config.reporting, self.progress.build_report) as reporter:
+                return self._execute(reporter)
+        except BaseException as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(self._describe_memory(error)) from error
+            raise
+
+    def _execute(self, reporter: Reporter) -> TrainerSummary:
+        config = self.config
+        device = choose_device(config.device)
+        self.progress.device = device.name
+        reporter.notify()
+        output = open_store(config.output.uri, "output", self._credentials(ENV_PREFIX_OUTPUT), config.output.endpoint_url)
+        checkpoints = CheckpointStore(output, config.job.uid)
+        if (finished := find_finished(output, config.job.uid)) is not None:
+            artifact, manifest = finished
+            logger.info("this run has published its adapter already: %s", artifact.uri)
+            self._delete_checkpoints(checkpoints)
+            self.progress.total_steps = manifest.total_steps
+            self.progress.restore(manifest.step, config.training.epochs, 0, [], {})
+            return self._summarise_completion(artifact, Metrics.model_validate(manifest.metrics))
+
+        # Data and model
+        with Preload():  # the libraries take seconds to import: meanwhile, files come in
+            self._base = base = fetch_model(config.model, self._credentials(ENV_PREFIX_MODEL), self._folder / "model")
+            examples = load_examples(
+                config.dataset,
+                config.training.seed,
+                self._folder / "data",
+                self._credentials(ENV_PREFIX_DATASET),
+                self._credentials(ENV_PREFIX_EVAL),
+            )
+            checkpoint = checkpoints.download_newest(self._folder / "resume")
+        self._log_time("files fetched and libraries loaded")
+
+        from finetune_trainer.model.adapter import add_adapter  # noqa: PLC0415  heavy; loaded by now
+        from finetune_trainer.model.loading import check_architecture, check_length, load_model, load_tokenizer  # noqa: PLC0415
+
+        quieten_libraries()
+        architecture = check_architecture(base.path, config.model.uri)
+        self.progress.enter("preparing")
+        reporter.notify()
+        tokenizer = load_tokenizer(base.path, config.model.uri)
+        data = prepare_data(examples, tokenizer, config.training)
+        self._dataset_digest = data.digest
+        self.progress.dataset = data.counts
+        check_length(architecture, _longest(data), config.model.uri)
+        if checkpoint is not None:
+            check_same_inputs(checkpoint.manifest, base.digest, data.digest)
+            warn_of_other_versions(checkpoint.manifest, self._versions)
+        reporter.notify()
+        self._log_time("data prepared")
+
+        model = load_model(base.path, config.model.uri, config.method.quantization, device)
+        model = add_adapter(model, config.method.adapter, config.training.seed)
+        self._log_time("model loaded")
+
+        # Train and publish
+        trainer = self._train(model, tokenizer, data, device, checkpoints, checkpoint, reporter)
+        self.progress.enter("publishing")
+        reporter.notify()
+        artifact = self._publish(trainer, tokenizer, data.counts)
+        self._delete_checkpoints(checkpoints)
+        return self._summarise_completion(artifact, None)
+
+    def _train(
+        self,
+        model: Any,  # noqa: ANN401
+        tokenizer: Any,  # noqa: ANN401
+        data: PreparedData,
+        device: Device,
+        checkpoints: CheckpointStore,
+        checkpoint: FetchedCheckpoint | None,
+        reporter: Reporter,
+    ) -> Any:  # noqa: ANN401
+        """Train to the end, or until the run is asked to stop.
+
+        :raises Interrupted: it was asked to stop; a checkpoint of the last step is published.
+        """
+        from finetune_trainer.run.callbacks import RunCallback  # noqa: PLC0415  heavy; loaded by now
+        from finetune_trainer.run.settings import build_sft_config  # noqa: PLC0415
+        from finetune_trainer.run.trainer import RunTrainer  # noqa: PLC0415
+
+        training = self.config.training
+        settings = build_sft_config(
+            training, self.config.method.quantization.compute_dtype, device, self._folder / "checkpoints", evaluates=data.eval is not None
+        )
+        trainer = RunTrainer(
+            interruption=self._interruption,
+            model=model,
+            args=settings,
+            train_dataset=data.train,
+            eval_dataset=data.eval,
+            processing_class=tokenizer,
+        )
+        uploader = CheckpointUploader(checkpoints, training.checkpoint.keep, self._note_checkpoint)
+        trainer.add_callback(
+            RunCallback(
+                trainer, self.progress, self._interruption, uploader, reporter.notify, lambda step: self._fields("checkpoint", step)
+            )
+        )
+        if checkpoint is not None:
+            self._restore(trainer, checkpoint)
+        self._log_time("ready to train")
+        self._interruption.defer()
+        self.progress.enter("training")
+        try:
+            if checkpoint is None or checkpoint.step < checkpoint.manifest.total_steps:
+                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
+            if data.eval is not None and not self._interruption.requested and not trainer.is_evaluated:
+                trainer.evaluate()
+        finally:
+            uploader.drain()
+        if self._interruption.requested and self.progress.checkpoint_step == self.progress.step:
+            raise Interrupted(f"asked to stop; the checkpoint of step {self.progress.step} is published, and the next pod resumes from it")
+        return trainer
+
+    def _restore(self, trainer: Any, checkpoint: FetchedCheckpoint) -> None:  # noqa: ANN401
+        """Take up what the checkpoint knows; its digests and its owner have been verified."""
+        state = read_run_state(checkpoint.path)
+        trainer.restore(checkpoint.path)
+        trainer.tokens_seen = state.tokens_seen
+        points = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+        self.progress.total_steps = checkpoint.manifest.total_steps
+        self.progress.restore(checkpoint.step, trainer.state.epoch or 0.0, state.tokens_seen, points, state.values)
+        self.progress.checkpoint_step = checkpoint.step
+        logger.info("going on from the checkpoint of step %d of %d", checkpoint.step, checkpoint.manifest.total_steps)
+
+    def _publish(self, trainer: Any, tokenizer: Any, dataset: DatasetCounts) -> Artifact:  # noqa: ANN401
+        from finetune_trainer.run.publishing import write_adapter_folder  # noqa: PLC0415  heavy; loaded by now
+
+        folder = self._folder / "adapter"
+        revision = None if self._base is None else self._base.revision
+        history = trainer.state.log_history
+        write_adapter_folder(folder, trainer.model, tokenizer, self.config, revision, history, self.progress.measure()[1], dataset)
+        output = open_store(self.config.output.uri, "output", self._credentials(ENV_PREFIX_OUTPUT), self.config.output.endpoint_url)
+        return publish(folder, output, ADAPTER_FOLDER, self._fields("adapter", self.progress.step))
+
+    def _delete_checkpoints(self, checkpoints: CheckpointStore) -> None:
+        try:
+            checkpoints.delete_all()
+        except StorageFailed as error:  # the adapter is published: what is left costs room, not truth
+            logger.warning("the checkpoints were not all deleted: %s", error)
+
+    def _fields(self, kind: Any, step: int) -> ManifestFields:  # noqa: ANN401
+        job, base = self.config.job, self._base
+        metrics = self.progress.measure()[1].model_dump(mode="json", exclude_none=True, exclude={"history"})
+        return ManifestFields(
+            kind=kind,
+            job_uid=job.uid,
+            job_namespace=job.namespace,
+            job_name=job.name,
+            attempt=self.config.attempt,
+            step=step,
+            total_steps=self.progress.total_steps,
+            base_model_uri=self.config.model.uri,
+            base_model_revision=None if base is None else base.revision,
+            base_model_digest=None if base is None else base.digest,
+            dataset_digest=self._dataset_digest,
+            versions=self._versions,
+            metrics=metrics,
+            config=self.config.model_dump(mode="json", exclude_none=True, exclude={"reporting"}),
+        )
+
+    def _note_checkpoint(self, step: int) -> None:
+        self.progress.checkpoint_step = max(step, self.progress.checkpoint_step or 0)
+
+    def _credentials(self, prefix: str) -> Credentials:
+        return Credentials.from_environ(prefix, self._environ)
+
+    def _log_time(self, what: str) -> None:
+        logger.info("%s after %.1f s", what, time.monotonic() - self._begun)
+
+    def _summarise_completion(self, artifact: Artifact, metrics: Metrics | None) -> TrainerSummary:
+        progress, measured = self.progress.measure()
+        return TrainerSummary(
+            outcome="completed",
+            reason=OUTCOMES[ExitCode.COMPLETED].reason,
+            message=f"trained {self.progress.step} steps; the adapter is published and verified",
+            progress=progress,
+            metrics=metrics or measured,
+            dataset=self.progress.dataset,
+            artifacts=[artifact],
+            device=self.progress.device,
+        )
+
+    def summarise_end(self, code: ExitCode, message: str) -> TrainerSummary:
+        """Build the summary of a run that ends by ``code`` before it is done, with all that is known by now."""
+        progress, metrics = self.progress.measure()
+        return TrainerSummary(
+            outcome="interrupted" if code is ExitCode.INTERRUPTED else "failed",
+            reason=OUTCOMES[code].reason,
+            message=message[:4000],
+            progress=progress,
+            metrics=metrics,
+            dataset=self.progress.dataset,
+            checkpoint_step=self.progress.checkpoint_step,
+            device=self.progress.device,
+        )
+
+    def _describe_memory(self, error: BaseException) -> str:
+        training = self.config.training
+        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        peak = self.progress.measure()[1].gpu_memory_peak_bytes
+        held = f", peak {peak / 2**30:.1f} GiB" if peak else ""
+        return (
+            f"out of memory at step {self.progress.step + 1} with perDeviceBatchSize {training.per_device_batch_size} and maxLength "
+            f"{training.max_length}{held} ({words})"
+        )
+
+
+def _longest(data: PreparedData) -> int:
+    lengths = [max(map(len, rows["input_ids"])) for rows in (data.train, data.eval) if rows is not None]
+    return max(lengths)
