@@ -12,6 +12,7 @@ from finetune_devcluster import binaries, capabilities
 from finetune_devcluster.cluster import Cluster, take_down
 from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.paths import compute_state_dir
+from finetune_devcluster.process_node.settings import BANNER
 
 _MODES = ("auto", "node", "control-plane", "process-node")
 
@@ -42,6 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("kubeconfig", "print the path of the administrator's kubeconfig")
     load = add("load-image", "load an image archive (OCI layout or archive, Docker archive) into the node")
     load.add_argument("archive", type=Path)
+    image = add("map-image", "name the local command that stands in for an image on a process node")
+    image.add_argument("--path", type=Path, action="append", default=[], help="folder put first on its PATH")
+    image.add_argument("reference")
+    image.add_argument("entrypoint", nargs=argparse.REMAINDER, metavar="COMMAND")
     inside = add("exec", "run a command (default: a shell) inside the cluster's network, with kubectl and KUBECONFIG set")
     inside.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
     logs = add("logs", "print the end of a component's log")
@@ -85,6 +90,8 @@ def _up(options: argparse.Namespace) -> None:
         object_store=options.object_store,
     )
     print(f"cluster {cluster.name} ({cluster.mode}) is up after {time.monotonic() - started:.1f} s")
+    if cluster.mode == "process-node":
+        print(BANNER)
     print(f"export KUBECONFIG={cluster.kubeconfig}")
 
 
@@ -115,6 +122,11 @@ def _load_image(options: argparse.Namespace) -> None:
     print(f"loaded {', '.join(names)} in {time.monotonic() - started:.1f} s")
 
 
+def _map_image(options: argparse.Namespace) -> None:
+    words = [word for word in options.entrypoint if word != "--"]
+    _attach(options).map_image(options.reference, words, options.path)
+
+
 def _exec(options: argparse.Namespace) -> None:
     cluster = _attach(options)
     words = [word for word in options.words if word != "--"] or [os.environ.get("SHELL", "/bin/sh")]
@@ -142,6 +154,7 @@ _COMMANDS = {
     "status": _status,
     "kubeconfig": _kubeconfig,
     "load-image": _load_image,
+    "map-image": _map_image,
     "exec": _exec,
     "logs": _logs,
 }

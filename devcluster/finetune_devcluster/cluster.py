@@ -17,6 +17,7 @@ from finetune_devcluster.kubeconfig import write_kubeconfig
 from finetune_devcluster.namespaces import build_entry
 from finetune_devcluster.paths import compute_lock_path, compute_state_dir
 from finetune_devcluster.pki import CertificateAuthority
+from finetune_devcluster.process_node.settings import LocalImage, write_image
 from finetune_devcluster.processes import read_tail
 from finetune_devcluster.state import ClusterState, Mode, ObjectStore, load_state
 from finetune_devcluster.supervisor import NAMESPACE, Supervisor
@@ -175,15 +176,18 @@ class Cluster:
             DevClusterError: it failed; the message is its standard error.
         """
         kubectl = binaries.ensure_binaries(["kubectl"])["kubectl"]
-        spoken = subprocess.run(
-            [str(kubectl), *arguments],
-            input=stdin,
-            env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        try:
+            spoken = subprocess.run(
+                [str(kubectl), *arguments],
+                input=stdin,
+                env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise DevClusterError(f"kubectl {' '.join(arguments)}: no end within {timeout:.0f} s") from None
         if spoken.returncode != 0:
             raise DevClusterError(f"kubectl {' '.join(arguments)}: {spoken.stderr.strip()}")
         return spoken.stdout
@@ -210,10 +214,26 @@ class Cluster:
         """
         state = self._supervisor.state
         if state.image_store is None:
-            raise DevClusterError(f"cluster {self.name} ({self.mode}) runs no containers, so it takes no image")
+            hint = "; map the image to a local command instead: map_image" if self.mode == "process-node" else ""
+            raise DevClusterError(f"cluster {self.name} ({self.mode}) runs no containers, so it takes no image{hint}")
         holder = state.processes[NAMESPACE].pid
         with hold_lock(Path(state.image_store) / "load.lock", _LOCK_TIMEOUT, "loading an image"):
             return image_store.load_archive(holder, Path(state.image_store), archive)
+
+    def map_image(self, reference: str, entrypoint: Sequence[str], path: Sequence[Path] = ()) -> None:
+        """Tell the process node which local command stands in for an image, from the next pod on.
+
+        Args:
+            reference: the image's name as pods have it; `*` and `?` match.
+            entrypoint: the command of a container that names none.
+            path: folders put first on the PATH of the image's processes, such as a virtual environment's `bin`.
+
+        Raises:
+            DevClusterError: the cluster runs no process node.
+        """
+        if self.mode != "process-node":
+            raise DevClusterError(f"cluster {self.name} ({self.mode}) runs no process node: load the image instead")
+        write_image(self.folder, reference, LocalImage(tuple(entrypoint), tuple(str(each) for each in path)))
 
     def list_images(self) -> dict[str, str]:
         """Return the digest of every image of the node by its name."""

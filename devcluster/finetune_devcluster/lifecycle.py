@@ -5,12 +5,15 @@ from pathlib import Path
 
 from finetune_devcluster import binaries, control_plane, node
 from finetune_devcluster.errors import DevClusterError
+from finetune_devcluster.object_store import POD_ENDPOINT
 from finetune_devcluster.startup import (
     build_client,
     start_control_plane,
     start_object_store,
+    start_process_node,
     wait_for_accounts,
     wait_for_api,
+    wait_for_node,
 )
 from finetune_devcluster.state import ClusterState, Mode, load_state
 from finetune_devcluster.supervisor import NAMESPACE, Supervisor
@@ -75,8 +78,13 @@ def _start(folder: Path, name: str, mode: Mode, *, with_store: bool) -> ClusterS
     client = start_control_plane(supervisor, paths, credentials)
     if with_store:
         port = control_plane.find_free_endpoints().apiserver
-        start_object_store(supervisor, paths["versitygw"], "127.0.0.1", port, f"http://127.0.0.1:{port}")
+        start_object_store(
+            supervisor, paths["versitygw"], "127.0.0.1", port, POD_ENDPOINT if mode == "process-node" else f"http://127.0.0.1:{port}"
+        )
     wait_for_accounts(supervisor, client)
+    if mode == "process-node":
+        start_process_node(supervisor, credentials)
+        wait_for_node(supervisor, client, ["process-node"])
     return supervisor.state
 
 

@@ -17,17 +17,15 @@ from finetune_devcluster import (
 from finetune_devcluster.api_client import ApiClient
 from finetune_devcluster.binaries import compute_architecture
 from finetune_devcluster.control_plane import Credentials
-from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.files import write_atomic, write_json
 from finetune_devcluster.kubeconfig import write_kubeconfig
 from finetune_devcluster.node_config import NODE_NAME, NodeNetwork
 from finetune_devcluster.paths import compute_cluster_id
-from finetune_devcluster.startup import start_control_plane, start_object_store, wait_for_accounts
+from finetune_devcluster.startup import start_control_plane, start_object_store, wait_for_accounts, wait_for_node
 from finetune_devcluster.state import ClusterState
 from finetune_devcluster.supervisor import NAMESPACE, Supervisor
 
 _SANDBOX_REPOSITORY = "finetune.dev/devcluster/pause"
-_NODE_TIMEOUT = 90.0
 
 
 def start_cluster(folder: Path, name: str) -> ClusterState:
@@ -58,22 +56,8 @@ def start_cluster(folder: Path, name: str) -> ClusterState:
     ):
         client.apply(path, manifest)
     wait_for_accounts(supervisor, client)
-    wait_for_node(supervisor, client)
+    wait_for_node(supervisor, client, ["containerd", "kubelet", "kube-proxy", "coredns"])
     return supervisor.state
-
-
-def wait_for_node(supervisor: Supervisor, client: ApiClient) -> None:
-    """Wait until the node is ready and takes pods."""
-
-    def ready() -> bool:
-        try:
-            found = client.request("GET", f"/api/v1/nodes/{NODE_NAME}")
-        except (OSError, DevClusterError):
-            return False
-        conditions = {each["type"]: each["status"] for each in found["status"].get("conditions", [])}
-        return conditions.get("Ready") == "True" and not found["spec"].get("taints")
-
-    supervisor.wait("node ready", ready, _NODE_TIMEOUT, ["containerd", "kubelet", "kube-proxy", "coredns"])
 
 
 def remove_traces(folder: Path, state: ClusterState) -> None:

@@ -1,15 +1,23 @@
 """Starting the parts that every mode has, and waiting until they serve."""
 
+import json
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_devcluster import control_plane, object_store
 from finetune_devcluster.api_client import ApiClient
 from finetune_devcluster.control_plane import Credentials, Endpoints
+from finetune_devcluster.errors import DevClusterError
+from finetune_devcluster.node_config import NODE_NAME
+from finetune_devcluster.paths import SOURCE_ROOT
 from finetune_devcluster.pki import KeyPair
 from finetune_devcluster.state import ObjectStore
 from finetune_devcluster.supervisor import Supervisor
 
 _READY_TIMEOUT = 60.0
+_NODE_TIMEOUT = 90.0
 
 
 def build_client(folder: Path, endpoints: Endpoints) -> ApiClient:
@@ -63,3 +71,35 @@ def start_object_store(supervisor: Supervisor, binary: Path, address: str, port:
     argv = object_store.build_versitygw(binary, address, port, metadata, data)
     supervisor.start("versitygw", argv, object_store.build_environment(store))
     object_store.ensure_bucket(store)
+
+
+def wait_for_node(supervisor: Supervisor, client: ApiClient, needs: Sequence[str]) -> None:
+    """Wait until the node is ready and takes pods."""
+
+    def ready() -> bool:
+        try:
+            found = client.request("GET", f"/api/v1/nodes/{NODE_NAME}")
+        except (OSError, DevClusterError):
+            return False
+        conditions = {each["type"]: each["status"] for each in found["status"].get("conditions", [])}
+        return conditions.get("Ready") == "True" and not found["spec"].get("taints")
+
+    supervisor.wait("node ready", ready, _NODE_TIMEOUT, needs)
+
+
+def start_process_node(supervisor: Supervisor, credentials: Credentials) -> None:
+    """Start the stand-in for a kubelet, which runs pods as local processes."""
+    folder, endpoints, authority = supervisor.folder, supervisor.state.endpoints, credentials.authority
+    user = f"system:node:{NODE_NAME}"
+    authority.issue("kubelet", user, [control_plane.NODE_GROUP])
+    authority.issue("kubelet-server", user, [control_plane.NODE_GROUP], hosts=["127.0.0.1", NODE_NAME])
+    authority.issue("kube-proxy", "system:kube-proxy")
+    names: dict[str, dict[str, tuple[str, int]]] = {"kubernetes.default.svc": {"443": (endpoints.address, endpoints.apiserver)}}
+    if store := supervisor.state.object_store:
+        _, _, port = store.endpoint.rpartition(":")
+        names[f"{object_store.SERVICE}.{object_store.NAMESPACE}.svc"] = {str(object_store.PORT): ("127.0.0.1", int(port))}
+    argv = [sys.executable, "-m", "finetune_devcluster.process_node", f"--folder={folder}", f"--server={endpoints.server}"]
+    argv += [f"--node-name={NODE_NAME}", f"--port={control_plane.find_free_endpoints().scheduler}"]
+    argv += [f"--names={json.dumps(names)}"]
+    path = os.pathsep.join(filter(None, [str(SOURCE_ROOT), os.environ.get("PYTHONPATH")]))
+    supervisor.start("process-node", argv, {"PYTHONPATH": path})

@@ -114,7 +114,12 @@ class Supervisor:
 
 def observe_marked(folder: Path) -> list[ProcessRecord]:
     """Return the processes whose environment says that they belong to the cluster in `folder`, this one left out."""
-    marker = f"{MARKER}={folder}".encode()
+    return observe_with_variable(MARKER, str(folder))
+
+
+def observe_with_variable(name: str, value: str) -> list[ProcessRecord]:
+    """Return the processes that were started with a variable of that value in their environment, this one left out."""
+    marker = f"{name}={value}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
