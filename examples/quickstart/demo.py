@@ -110,7 +110,7 @@ class Demo:
     def _fill_store(self, model: Path, data: Path) -> None:
         say(run([sys.executable, HERE / "dataset.py", "--output", data]).strip().replace(f"{data}/", ""))
         store = self._target.store
-        words = [sys.executable, HERE / "upload.py", "--model", model, "--data", data, "--bucket", store.bucket]
+        words: list[str | Path] = [sys.executable, HERE / "upload.py", "--model", model, "--data", data, "--bucket", store.bucket]
         say(run(words, store.environment(pod=False), timeout=300).strip())
 
     def _apply(self) -> None:

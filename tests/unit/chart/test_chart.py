@@ -1,0 +1,241 @@
+"""What the chart installs, and that the operator understands it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_operator.intake import SELECTORS
+from finetune_operator.settings import OperatorSettings, TrainerSettings, read_settings
+from tests.support.pod_security import find_violations
+from tests.unit.chart.conftest import CHART, IMAGES, Helm, Render
+
+WATCHING = [
+    {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs/status"], "verbs": ["get", "patch"]},
+    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["list", "watch", "create", "patch"]},
+]
+AUTHENTICATING = [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]
+OWN_SECRET = [
+    {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["finetune-operator-tls"], "verbs": ["get", "update", "patch"]}
+]
+OWN_LEASE = [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}]
+EVERYTHING = {
+    "watchNamespaces": ["team-a", "team-b"],
+    "imagePullSecrets": [{"name": "registry"}],
+    "podAnnotations": {"example.com/a": "b"},
+    "podLabels": {"team": "platform"},
+    "priorityClassName": "system-cluster-critical",
+    "nodeSelector": {"kubernetes.io/os": "linux"},
+    "tolerations": [{"key": "control", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "extraEnv": [{"name": "FINETUNE_WORKERS", "value": "32"}],
+    "serviceAccount": {"annotations": {"example.com/role": "r"}},
+    "development": {"simulatedGpus": True},
+    "logging": {"level": "DEBUG", "format": "text"},
+}
+
+
+def find_one(objects: list[dict[str, Any]], kind: str, namespace: str | None = None) -> dict[str, Any]:
+    found = [each for each in objects if each["kind"] == kind and namespace in (None, each["metadata"].get("namespace"))]
+    assert len(found) == 1, f"{len(found)} of {kind}"
+    return found[0]
+
+
+def collect_rules(objects: list[dict[str, Any]]) -> dict[tuple[str, str | None], list[dict[str, Any]]]:
+    return {(each["kind"], each["metadata"].get("namespace")): each["rules"] for each in objects if each["kind"] in ("Role", "ClusterRole")}
+
+
+def read_environment(objects: list[dict[str, Any]]) -> dict[str, str]:
+    container = find_one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    return {each["name"]: each.get("value", "finetune-system") for each in container["env"]}
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING, {"reports": {"enabled": False}}], ids=["defaults", "everything", "no-reports"])
+def test_lint(helm: Helm, values: dict[str, Any]) -> None:
+    spoken = helm("lint", "--strict", str(CHART), values={**IMAGES, **values})
+    assert spoken.returncode == 0, spoken.stdout + spoken.stderr
+
+
+def test_rights_in_the_whole_cluster_are_these_and_no_others(render: Render) -> None:
+    assert collect_rules(render()) == {
+        ("ClusterRole", None): WATCHING + AUTHENTICATING,
+        ("Role", "finetune-system"): OWN_SECRET + OWN_LEASE,
+    }
+
+
+def test_rights_in_some_namespaces_are_these_and_no_others(render: Render) -> None:
+    assert collect_rules(render({"watchNamespaces": ["team-a", "team-b"]})) == {
+        ("ClusterRole", None): AUTHENTICATING,
+        ("Role", "team-a"): WATCHING,
+        ("Role", "team-b"): WATCHING,
+        ("Role", "finetune-system"): OWN_SECRET + OWN_LEASE,
+    }
+
+
+def test_without_reports_a_namespaced_install_has_no_right_in_the_cluster(render: Render) -> None:
+    objects = render({"watchNamespaces": ["team-a"], "reports": {"enabled": False}})
+    assert collect_rules(objects) == {("Role", "team-a"): WATCHING, ("Role", "finetune-system"): OWN_LEASE}
+    assert not {each["kind"] for each in objects} & {"Service", "Secret", "ClusterRole", "ClusterRoleBinding"}
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_every_role_is_bound_to_the_operator_alone(render: Render, values: dict[str, Any]) -> None:
+    objects = render(values)
+    subject = {"kind": "ServiceAccount", "name": "finetune-operator", "namespace": "finetune-system"}
+    roles = {
+        (each["kind"], each["metadata"]["name"], each["metadata"].get("namespace")) for each in objects if each["kind"].endswith("Role")
+    }
+    bound = set()
+    for each in objects:
+        if each["kind"].endswith("RoleBinding"):
+            assert each["subjects"] == [subject]
+            bound.add((each["roleRef"]["kind"], each["roleRef"]["name"], each["metadata"].get("namespace")))
+    assert bound == roles
+    assert find_one(objects, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == subject["name"]
+
+
+def test_what_the_operator_watches_it_may_watch() -> None:
+    allowed = {
+        (rule["apiGroups"][0], resource) for rule in WATCHING for resource in rule["resources"] if {"list", "watch"} <= set(rule["verbs"])
+    }
+    assert {(resource.group, resource.plural) for resource in SELECTORS} == allowed
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_the_pod_is_restricted(render: Render, values: dict[str, Any]) -> None:
+    pod = find_one(render(values), "Deployment")["spec"]["template"]["spec"]
+    assert find_violations(pod) == []
+    (container,) = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["resources"]["requests"]
+    assert container["resources"]["limits"]["memory"]
+
+
+def test_two_operators_never_run_at_once(render: Render) -> None:
+    spec = find_one(render(), "Deployment")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_the_secret_is_made_empty(render: Render) -> None:
+    secret = find_one(render(), "Secret")
+    assert secret["metadata"]["name"] == "finetune-operator-tls"
+    assert secret.keys() == {"apiVersion", "kind", "metadata", "type"}
+
+
+@pytest.mark.parametrize("release", ["finetune-operator", "prod", "a" * 53])
+def test_reports_reach_the_operator(render: Render, release: str) -> None:
+    objects = render(release=release)
+    service, deployment = find_one(objects, "Service"), find_one(objects, "Deployment")
+    template = deployment["spec"]["template"]
+    (port,) = service["spec"]["ports"]
+    address = f"{service['metadata']['name']}.finetune-system.svc:{port['port']}"
+    environment = read_environment(objects)
+    assert environment["FINETUNE_REPORT_SERVICE"] == address
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    ports = {each["name"]: each["containerPort"] for each in template["spec"]["containers"][0]["ports"]}
+    assert str(ports[port["targetPort"]]) == environment["FINETUNE_REPORT_PORT"]
+    assert len(service["metadata"]["name"]) <= 63
+
+
+def test_the_operator_understands_its_environment(render: Render) -> None:
+    assert read_settings(read_environment(render())) == OperatorSettings(
+        trainer=TrainerSettings(
+            image="registry.test/finetune-trainer:1.2.3",
+            image_pull_policy="IfNotPresent",
+            grace_seconds=300,
+            simulated_gpus=False,
+            report_service="finetune-operator.finetune-system.svc:8443",
+        ),
+        namespace="finetune-system",
+        tls_secret="finetune-operator-tls",
+    )
+
+
+def test_every_value_reaches_the_operator(render: Render) -> None:
+    values = EVERYTHING | {
+        "trainer": {"image": {"digest": f"sha256:{'0' * 64}", "pullPolicy": "Always"}, "terminationGracePeriodSeconds": 1000000 // 100},
+        "reports": {"enabled": False},
+    }
+    assert read_settings(read_environment(render(values))) == OperatorSettings(
+        trainer=TrainerSettings(
+            image=f"registry.test/finetune-trainer@sha256:{'0' * 64}",
+            image_pull_policy="Always",
+            grace_seconds=10000,
+            simulated_gpus=True,
+            report_service="",
+        ),
+        namespace="finetune-system",
+        watch_namespaces=("team-a", "team-b"),
+        tls_secret="finetune-operator-tls",
+        log_level="DEBUG",
+        log_format="text",
+        workers=32,
+    )
+
+
+def test_probes_ask_the_health_port(render: Render) -> None:
+    objects = render()
+    container = find_one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    ports = {each["name"]: str(each["containerPort"]) for each in container["ports"]}
+    for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        get = container[probe]["httpGet"]
+        assert get["path"] == path
+        assert ports[get["port"]] == read_environment(objects)["FINETUNE_HEALTH_PORT"]
+
+
+def test_the_crd_is_the_generated_one() -> None:
+    generated = Path(__file__).parents[3] / "crds" / "finetunejobs.yaml"
+    assert (CHART / "crds" / "finetunejobs.yaml").read_text() == generated.read_text()
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"replicas": 2}, "replicas"),
+        ({"trainer": {"image": {"repo": "x"}}}, "repo"),
+        ({"logging": {"level": "LOUD"}}, "/logging/level"),
+        ({"watchNamespaces": "team-a"}, "/watchNamespaces"),
+        ({"watchNamespaces": ["Team A"]}, "/watchNamespaces/0"),
+        ({"trainer": {"terminationGracePeriodSeconds": 0}}, "/trainer/terminationGracePeriodSeconds"),
+        ({"development": {"simulatedGpus": "yes"}}, "/development/simulatedGpus"),
+        ({"image": {"digest": "latest"}}, "/image/digest"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(helm: Helm, values: dict[str, Any], fault: str) -> None:
+    spoken = helm("template", "x", str(CHART), "--kube-version", "1.35.0", values=values)
+    assert spoken.returncode != 0
+    assert fault in spoken.stderr.replace(".", "/") or fault in spoken.stderr
+
+
+@pytest.mark.parametrize("missing", ["image", "trainer.image"])
+def test_a_missing_image_is_asked_for(helm: Helm, missing: str) -> None:
+    values = {key: value for key, value in IMAGES.items() if key != missing.split(".", maxsplit=1)[0]}
+    spoken = helm("template", "x", str(CHART), "--kube-version", "1.35.0", values=values)
+    assert spoken.returncode != 0
+    assert f"{missing}.repository is not set" in spoken.stderr
+
+
+def test_schema_and_values_have_the_same_fields() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def fields_of_schema(node: dict[str, Any], prefix: str = "") -> set[str]:
+        if "$ref" in node:
+            node = schema["definitions"][node["$ref"].rsplit("/", 1)[1]]
+        found = set()
+        for name, child in node.get("properties", {}).items():
+            found |= {prefix + name} | fields_of_schema(child, f"{prefix}{name}.")
+        return found
+
+    def fields_of_values(node: object, prefix: str = "") -> set[str]:
+        if not isinstance(node, dict) or prefix == "resources.":
+            return set()
+        return {field for name, child in node.items() for field in {prefix + name} | fields_of_values(child, f"{prefix}{name}.")}
+
+    inside_lists = {"imagePullSecrets.name", "extraEnv.name"}
+    assert fields_of_schema(schema) - {"global"} - inside_lists == fields_of_values(values)
