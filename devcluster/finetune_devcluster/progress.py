@@ -13,6 +13,7 @@ from pathlib import Path
 from finetune_devcluster.errors import DevClusterError
 
 _TIMEOUT = 3600.0
+_FIRST_REPORT = 2.0
 _REPORT_INTERVAL = 10.0
 _KEPT_LINES = 40
 _WIDTH = 120
@@ -36,20 +37,24 @@ def run_shown(words: Sequence[str], name: str, temporary: Path) -> None:
     )
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
-    step = "started"
+    step, since, reported = "started", started, started
     try:
         while True:
+            now = time.monotonic()
+            # A step that is over in a moment is not worth a line.
+            if now - since >= _FIRST_REPORT and (reported < since or now - reported >= _REPORT_INTERVAL):
+                _show(name, now - started, step)
+                reported = now
             try:
-                line = lines.get(timeout=_REPORT_INTERVAL)
+                line = lines.get(timeout=_FIRST_REPORT)
             except queue.Empty:
-                _show(name, time.monotonic() - started, f"… {step}")
+                pass
             else:
                 if line is None:
                     break
                 tail.append(line)
                 if "STEP " in line or line.startswith("I: "):
-                    step = line.strip()
-                    _show(name, time.monotonic() - started, step)
+                    step, since = line.strip(), time.monotonic()
             if time.monotonic() - started > _TIMEOUT:
                 raise DevClusterError(f"{name}: not done after {_TIMEOUT:.0f} s:\n" + "\n".join(tail))
         code = process.wait(timeout=60)

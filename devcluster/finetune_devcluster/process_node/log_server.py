@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from aiohttp import web
 
@@ -45,37 +46,40 @@ class LogServer:
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(request)
         follow = request.query.get("follow") == "true"
-        offset = _find_offset(log, request.query.get("tailLines"))
-        while True:
-            # Asked before reading: what is written between the last read and the end would be lost otherwise.
-            more = follow and grows()
-            offset = await _copy(log, offset, response)
-            if not more:
-                break
+        stream = _open(log)
+        while stream is None and follow and grows():
             await asyncio.sleep(_POLL)
+            stream = _open(log)
+        if stream is not None:
+            # Held open to the end: the file's name goes with the pod, its last lines must not.
+            with stream:
+                stream.seek(_find_offset(stream, request.query.get("tailLines")))
+                await _copy(stream, response)
+                while follow and grows():
+                    await asyncio.sleep(_POLL)
+                    await _copy(stream, response)
+                # What was written between the last read and the end.
+                await _copy(stream, response)
         await response.write_eof()
         return response
 
 
-async def _copy(log: Path, offset: int, response: web.StreamResponse) -> int:
+def _open(log: Path) -> BinaryIO | None:
     try:
-        with log.open("rb") as stream:
-            stream.seek(offset)
-            while chunk := stream.read(_CHUNK):
-                await response.write(chunk)
-                offset += len(chunk)
+        return log.open("rb")
     except FileNotFoundError:
-        pass
-    return offset
+        return None
 
 
-def _find_offset(log: Path, tail_lines: str | None) -> int:
+async def _copy(stream: BinaryIO, response: web.StreamResponse) -> None:
+    while chunk := stream.read(_CHUNK):
+        await response.write(chunk)
+
+
+def _find_offset(stream: BinaryIO, tail_lines: str | None) -> int:
     if tail_lines is None or not tail_lines.isdigit():
         return 0
-    try:
-        content = log.read_bytes()
-    except OSError:
-        return 0
+    content = stream.read()
     lines = content.splitlines(keepends=True)
     kept = lines[-int(tail_lines) :] if int(tail_lines) else []
     return len(content) - sum(len(line) for line in kept)
