@@ -16,7 +16,7 @@ from types import FrameType
 
 from demo_follow import collect_losses, describe_failure, follow
 from demo_steps import Background, DemoFailed, Steps, run, say
-from demo_target import OPERATOR, TRAINER, CurrentCluster, DevelopmentCluster, Target, load_manifest, split_image
+from demo_target import OPERATOR, TRAINER, CurrentCluster, DevelopmentCluster, Target, split_image
 from demo_verify import fetch_artifact, remove_outputs
 
 from finetune_devcluster.errors import DevClusterError
@@ -28,7 +28,10 @@ CHART = ROOT / "charts" / "finetune-operator"
 RELEASE = "finetune-operator"
 OPERATOR_NAMESPACE = "finetune-system"
 NAMESPACE = "finetune-quickstart"
+NAME = "quickstart"
 SECRET = "quickstart-s3"
+OUTPUT = "adapters/quickstart"
+"""What the manifest calls the run, the Secret and the folder of the results in the bucket."""
 
 
 class Demo:
@@ -41,8 +44,6 @@ class Demo:
         self._keep = keep
         self._timeout = timeout
         self._steps = Steps()
-        self._manifest = load_manifest(MANIFEST, gpus=1 if simulated_gpus else 0)
-        self._name = str(self._manifest["metadata"]["name"])
         self._started = False
         self._succeeded = False
 
@@ -59,7 +60,7 @@ class Demo:
             self._succeeded = True
         except (DemoFailed, DevClusterError):
             if self._started:
-                print(describe_failure(self._target, NAMESPACE, self._name, OPERATOR_NAMESPACE), file=sys.stderr)
+                print(describe_failure(self._target, NAMESPACE, NAME, OPERATOR_NAMESPACE), file=sys.stderr)
             raise
         finally:
             base_model.stop()
@@ -116,9 +117,10 @@ class Demo:
     def _apply(self) -> None:
         # What an earlier run left behind must not be taken for this one's.
         self._target.kubectl(
-            *("--namespace", NAMESPACE, "delete", "finetunejob", self._name, "--ignore-not-found", "--timeout=120s"), timeout=150
+            *("--namespace", NAMESPACE, "delete", "finetunejob", NAME, "--ignore-not-found", "--timeout=120s"), timeout=150
         )
-        remove_outputs(self._target.store, str(self._manifest["spec"]["output"]["uri"]).removeprefix("s3://"))
+        store = self._target.store
+        remove_outputs(store, f"{store.bucket}/{OUTPUT}")
         self._create_or_update({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         secret = {
             "apiVersion": "v1",
@@ -127,19 +129,22 @@ class Demo:
             "stringData": self._target.store.environment(pod=True),
         }
         self._create_or_update(secret)
-        if self._simulated_gpus:
-            say("resources.gpus: 1 in place of 0, on GPUs that the node only claims to have: the trainer runs on the CPU and says so")
-            words = ["--filename=-"]
-        else:
-            words = [f"--filename={MANIFEST}"]
-        say(self._target.kubectl("--namespace", NAMESPACE, "apply", *words, stdin=json.dumps(self._manifest)).strip())
+        words = ["--namespace", NAMESPACE, "apply", "--filename"]
+        if not self._simulated_gpus:
+            say(self._target.kubectl(*words, str(MANIFEST)).strip())
+            return
+        say("resources.gpus: 1 in place of 0, on GPUs that the node only claims to have: the trainer runs on the CPU and says so")
+        # Read by kubectl, which reads numbers such as 2e-3 as the API server does.
+        manifest = json.loads(self._target.kubectl("create", "--dry-run=client", "--output=json", "--filename", str(MANIFEST)))
+        manifest["spec"]["resources"]["gpus"] = 1
+        say(self._target.kubectl(*words, "-", stdin=json.dumps(manifest)).strip())
 
     def _create_or_update(self, manifest: Mapping[str, object]) -> None:
         words = ["apply", "--server-side", "--force-conflicts", "--filename=-"]
         say(self._target.kubectl("--namespace", NAMESPACE, *words, stdin=json.dumps(manifest)).strip())
 
     def _train(self) -> None:
-        job = follow(self._target, NAMESPACE, self._name, self._timeout)
+        job = follow(self._target, NAMESPACE, NAME, self._timeout)
         losses = collect_losses(job)
         if len(losses) < 2 or losses[-1][1] >= losses[0][1]:
             raise DemoFailed(f"the loss did not fall: {losses}")
@@ -149,7 +154,7 @@ class Demo:
         say(f"{counts['examples']} examples, {status['restarts']} restarts, evaluation loss {status['metrics'].get('evalLoss')}")
 
     def _verify(self, folder: Path) -> None:
-        job = json.loads(self._target.kubectl("--namespace", NAMESPACE, "get", "finetunejob", self._name, "--output=json"))
+        job = json.loads(self._target.kubectl("--namespace", NAMESPACE, "get", "finetunejob", NAME, "--output=json"))
         artifacts = job["status"].get("artifacts") or []
         if len(artifacts) != 1:
             raise DemoFailed(f"status.artifacts has {len(artifacts)} entries, not 1")
@@ -165,23 +170,23 @@ class Demo:
             return
         try:
             with self._steps.step("Cleaning up"):
-                remove_all(self._target, self._name, check=self._succeeded)
+                remove_all(self._target, check=self._succeeded)
         except (DemoFailed, DevClusterError) as error:
             print(f"cleaning up: {error}", file=sys.stderr)
             if self._succeeded:
                 raise
 
 
-def remove_all(target: Target, name: str, *, check: bool) -> None:
+def remove_all(target: Target, *, check: bool) -> None:
     """Remove everything that the demo makes in a cluster, then stop the cluster if it is the demo's own.
 
     :raises DemoFailed: with ``check``, deleting the FineTuneJob left something of it behind.
     """
     try:
         if check:
-            target.kubectl("--namespace", NAMESPACE, "delete", "finetunejob", name, "--ignore-not-found", "--timeout=60s", timeout=90)
+            target.kubectl("--namespace", NAMESPACE, "delete", "finetunejob", NAME, "--ignore-not-found", "--timeout=60s", timeout=90)
             await_nothing_left(target)
-            say(f"FineTuneJob {name} deleted; its Job and pods went with it")
+            say(f"FineTuneJob {NAME} deleted; its Job and pods went with it")
         if not target.is_own:
             target.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=400s", timeout=420)
             target.helm("uninstall", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--ignore-not-found", "--wait")
@@ -230,7 +235,7 @@ def main() -> int:
         )
         if options.down:
             target.attach()
-            remove_all(target, str(load_manifest(MANIFEST, gpus=0)["metadata"]["name"]), check=False)
+            remove_all(target, check=False)
         else:
             Demo(target, simulated_gpus=options.simulated_gpus, keep=options.keep, timeout=options.timeout).run()
     except (DemoFailed, DevClusterError) as error:

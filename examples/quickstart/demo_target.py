@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from demo_steps import DemoFailed, run, say
 
@@ -220,13 +220,3 @@ def split_image(reference: str) -> tuple[str, str, str]:
     if not separator or "/" in tag:
         raise DemoFailed(f"image {reference!r} has no tag: write name:tag or name@sha256:…")
     return repository, tag, ""
-
-
-def load_manifest(path: Path, *, gpus: int) -> dict[str, Any]:
-    """Return the quick start's FineTuneJob, asking for ``gpus`` GPUs where that is not 0."""
-    import yaml  # noqa: PLC0415 - needed here only
-
-    manifest: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if gpus:
-        manifest["spec"]["resources"]["gpus"] = gpus
-    return manifest
