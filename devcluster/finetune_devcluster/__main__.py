@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     build = add("binaries", "build the cluster's programs from Go modules, or find them in the cache", cluster=False)
     build.add_argument("programs", nargs="*", choices=[*binaries.ALL, []], help="which (default: all)")
-    add("packages", "install the Debian packages that a node needs, or say what is missing", cluster=False)
+    add("packages", "install the Debian packages that a node and its images need, or say what is missing", cluster=False)
     add("capabilities", "say what this machine can run, and why not the rest", cluster=False)
     up = add("up", "start the cluster, or find the one that runs")
     up.add_argument("--mode", choices=_MODES, default="auto")
@@ -72,8 +72,8 @@ def _binaries(options: argparse.Namespace) -> None:
 
 
 def _packages(_: argparse.Namespace) -> None:
-    installed = capabilities.install_packages()
-    print(f"installed: {', '.join(installed)}" if installed else "every package that a node needs is there")
+    installed = capabilities.install_packages(for_images=True)
+    print(f"installed: {', '.join(installed)}" if installed else "every package that a node and its images need is there")
 
 
 def _capabilities(_: argparse.Namespace) -> None:

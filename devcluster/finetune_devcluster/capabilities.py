@@ -24,6 +24,9 @@ PROGRAMS = {
 }
 """Programs that a node needs, and Debian's package of each."""
 
+IMAGE_PROGRAMS = {"buildah": "buildah", "skopeo": "skopeo", "mmdebstrap": "mmdebstrap"}
+"""Programs that make container images without a container engine, and Debian's package of each."""
+
 CNI_PLUGINS = ("ptp", "host-local", "loopback")
 CNI_PACKAGE = "containernetworking-plugins"
 
@@ -118,13 +121,21 @@ def observe_missing_packages() -> tuple[str, ...]:
     return tuple(sorted(missing))
 
 
-def install_packages() -> tuple[str, ...]:
+def observe_missing_image_packages() -> tuple[str, ...]:
+    """Return Debian's names of the packages that making images needs and this machine lacks."""
+    return tuple(sorted(package for program, package in IMAGE_PROGRAMS.items() if shutil.which(program) is None))
+
+
+def install_packages(*, for_images: bool = False) -> tuple[str, ...]:
     """Install the Debian packages that a node lacks, and return their names; none when nothing is missing.
+
+    Args:
+        for_images: those too that making images needs.
 
     Raises:
         DevClusterError: they cannot be installed here; the message names them.
     """
-    missing = observe_missing_packages()
+    missing = observe_missing_packages() + (observe_missing_image_packages() if for_images else ())
     if not missing:
         return ()
     words = " ".join(missing)

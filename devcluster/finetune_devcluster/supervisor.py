@@ -59,6 +59,8 @@ class Supervisor:
     def restart(self, name: str) -> ProcessRecord:
         """Stop one process if it runs, and start it with the same command line."""
         record = self._find(name)
+        if not record.argv:
+            raise DevClusterError(f"{name} cannot be restarted by itself: take the cluster down and up again")
         stop_process(record, _GRACE)
         return self.start(name, record.argv, record.env)
 

@@ -141,6 +141,16 @@ def test_down_leaves_the_machine_as_it_was(tmp_path: Path) -> None:
     assert observe_folders() == folders
 
 
+def test_a_cluster_that_lost_its_namespaces_is_started_anew(tmp_path: Path) -> None:
+    require_node()
+    with Cluster.up("lost", mode="node", state_root=tmp_path, ephemeral=True) as cluster:
+        cluster.stop(NAMESPACE, kill=True)
+        assert wait_until(lambda: not any(cluster.components.values()), 5), cluster.components
+        again = Cluster.up("lost", mode="node", state_root=tmp_path)
+        assert all(again.components.values())
+        assert "Ready" in again.kubectl("get", "nodes")
+
+
 def observe_machine_state() -> dict[str, str]:
     """Return what a cluster must not change on a machine even while it runs."""
     return {
