@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -73,15 +73,11 @@ def run_faulty_proxy(target: str, faults: Faults) -> Iterator[str]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            connection = http.client.HTTPConnection(host, timeout=20)
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() not in ("expect", "connection"):
-                    connection.putheader(name, value)
-            connection.endheaders(body)
-            answer = connection.getresponse()
-            content = answer.read()
-            connection.close()
+            try:
+                answer, content = self.ask(body)
+            except OSError:  # the server has given the upload up
+                self.close_connection = True
+                return
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
@@ -94,6 +90,16 @@ def run_faulty_proxy(target: str, faults: Faults) -> Iterator[str]:
                 self.close_connection = True
             else:
                 self.wfile.write(content)
+
+        def ask(self, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
+            with closing(http.client.HTTPConnection(host, timeout=20)) as connection:
+                connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                for name, value in self.headers.items():
+                    if name.lower() not in ("expect", "connection"):
+                        connection.putheader(name, value)
+                connection.endheaders(body)
+                answer = connection.getresponse()
+                return answer, answer.read()
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815
 

@@ -60,13 +60,9 @@ def fetch_dataset(
     if location.scheme == "hf":
         return _fetch_from_hub(dataset, credentials, folder, role, policy)
     field = "dataset" if role == "dataset" else "dataset.eval"
-    for name, value in (("revision", dataset.revision), ("split", dataset.split)):
-        if value is not None:
-            raise ConfigInvalid(f"{field}.{name} is for hf:// only; {dataset.uri} has none. Remove it")
-    options = {} if volume_root is None else {"volume_root": volume_root}
     parent, _, name = dataset.uri.rstrip("/").rpartition("/")
     if data_suffix(name) is not None and not parent.endswith("/"):
-        store = open_store(dataset.uri, role, credentials, dataset.endpoint_url, policy, **options)
+        store = open_store(dataset.uri, role, credentials, dataset.endpoint_url, policy, volume_root)
         file = store.find("")
         if file is not None:
             return _fetch_file(store, file, name, folder)
@@ -74,7 +70,7 @@ def fetch_dataset(
             raise SourceUnavailable(f"{dataset.uri} doesn't exist; check {field}.uri for typing errors")
     elif location.scheme == "https":
         raise ConfigInvalid(f"{dataset.uri} must name one file that ends in {', '.join(SUFFIXES)} (or these with {GZIP})")
-    store = open_store(dataset.uri, role, credentials, dataset.endpoint_url, policy, **options)
+    store = open_store(dataset.uri, role, credentials, dataset.endpoint_url, policy, volume_root)
     return _fetch_folder(store, folder, field)
 
 

@@ -27,7 +27,8 @@ def split_examples(rows: Sequence[dict[str, Any]], fraction: float, seed: int) -
     for group in groups:
         if len(held) + len(group) <= wanted:
             held.update(group)
-    held = held or set(min(groups, key=len))
+    if not held:
+        held.update(min(groups, key=len))
     return [row for number, row in enumerate(rows) if number not in held], [row for number, row in enumerate(rows) if number in held]
 
 

@@ -155,7 +155,7 @@ def build_error(error: BaseException, uri: str, role: Role, doing: str) -> Train
         return error
     fault, field = classify(error), _FIELDS[role]
     kind: type[TrainerError] = StorageFailed if role == "output" else SourceUnavailable
-    cause = f"{type(error).__name__}: {error}".rstrip(": ")
+    cause = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
     if fault is Fault.MISSING:
         return kind(f"{doing} {uri} failed: nothing is there ({cause}). Check {field}.uri{_revision_hint(uri)} for typing errors")
     if fault is Fault.FORBIDDEN:

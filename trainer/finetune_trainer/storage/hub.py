@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HFValidationError
 
 from finetune_api.uri import parse_uri
 from finetune_trainer.errors import ConfigInvalid
 from finetune_trainer.storage.credentials import Credentials
-from finetune_trainer.storage.faults import Role, build_error
+from finetune_trainer.storage.faults import Role, SizeMismatch, build_error
 from finetune_trainer.storage.retry import RetryPolicy, call_with_retry
 from finetune_trainer.storage.store import StoredFile, check_free_space
-from finetune_trainer.storage.transfer import format_bytes
+from finetune_trainer.storage.transfer import format_bytes, in_parallel
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -75,19 +75,7 @@ class HubRepository:
 
     def read(self, path: str, commit: str, folder: Path) -> bytes:
         """Return the content of one small file; it stays in ``folder``."""
-        local = self._try(
-            "downloading",
-            lambda: hf_hub_download(
-                self._name,
-                path,
-                repo_type=self._kind,
-                revision=commit,
-                local_dir=folder,
-                token=self._token,
-                endpoint=self._endpoint,
-            ),
-        )
-        return Path(str(local)).read_bytes()
+        return self._try("downloading", lambda: self._fetch(path, commit, folder)).read_bytes()
 
     def download(self, files: Sequence[StoredFile], commit: str, folder: Path) -> None:
         """Download ``files`` at ``commit`` to the same paths below ``folder``. What is there already, whole, is kept.
@@ -97,17 +85,29 @@ class HubRepository:
         needed = sum(file.size for file in files if not _has_size(folder / file.path, file.size))
         check_free_space(folder, needed, f"{self.uri} ({format_bytes(needed)} to download)")
         logger.info("downloading %s at %s: %d files, %s", self.uri, commit, len(files), format_bytes(needed))
-        self._try(
-            "downloading",
-            lambda: snapshot_download(
+        in_parallel([self._bind(file, commit, folder) for file in files])
+
+    def _bind(self, file: StoredFile, commit: str, folder: Path) -> Callable[[], None]:
+        def fetch() -> None:
+            local = self._fetch(file.path, commit, folder)
+            if file.size and local.stat().st_size != file.size:
+                local.unlink()
+                raise SizeMismatch(f"got {file.path} with another size than the hub's listing has")
+
+        return lambda: self._try("downloading", fetch)
+
+    def _fetch(self, path: str, commit: str, folder: Path) -> Path:
+        return Path(
+            hf_hub_download(
                 self._name,
+                path,
                 repo_type=self._kind,
                 revision=commit,
                 local_dir=folder,
-                allow_patterns=[_escape(file.path) for file in files],
                 token=self._token,
                 endpoint=self._endpoint,
-            ),
+                etag_timeout=self._policy.connect_timeout,
+            )
         )
 
     def _try(self, doing: str, operation: Callable[[], T]) -> T:
@@ -122,8 +122,3 @@ class HubRepository:
 
 def _has_size(file: Path, size: int) -> bool:
     return file.is_file() and file.stat().st_size == size
-
-
-def _escape(path: str) -> str:
-    """Return a pattern that only ``path`` itself matches."""
-    return "".join(f"[{character}]" if character in "*?[" else character for character in path)

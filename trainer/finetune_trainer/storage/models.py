@@ -73,10 +73,7 @@ def fetch_model(
     scheme = parse_uri(model.uri).scheme
     if scheme == "hf":
         return _fetch_from_hub(model, credentials, folder, policy)
-    if model.revision is not None:
-        raise ConfigInvalid(f"model.revision is for hf:// only; {model.uri} has no revisions. Remove it")
-    options = {} if volume_root is None else {"volume_root": volume_root}
-    store = open_store(model.uri, "model", credentials, model.endpoint_url, policy, **options)
+    store = open_store(model.uri, "model", credentials, model.endpoint_url, policy, volume_root)
     if (local := store.local_path("")) is not None:
         return _use_in_place(store, local)
     files = _probe(store) if scheme == "https" else [file for file in store.list_files() if "/" not in file.path]

@@ -16,19 +16,26 @@ _LOG_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
+class TransferAborted(Exception):
+    """Another file of the same transfer has failed."""
+
+
 @dataclass(slots=True)
 class ProgressLog:
-    """Logs how far a transfer is, at most every ten seconds."""
+    """Logs how far a transfer is, at most every ten seconds, and ends it where it is no use going on."""
 
     what: str
     total: int
     moved: int = 0
+    aborted: bool = False
     _started: float = field(default_factory=time.monotonic)
     _logged: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def advance(self, moved: int) -> None:
         """Count ``moved`` more bytes. A file tried again counts again: the share is capped, the rate stays true."""
+        if self.aborted:
+            raise TransferAborted("another file failed")
         with self._lock:
             self.moved += moved
             now = time.monotonic()
@@ -38,6 +45,10 @@ class ProgressLog:
         rate = self.moved / max(now - self._started, 1e-3)
         share = min(99, 100 * self.moved // max(self.total, 1))
         logger.info("%s: %d%% of %s, %s/s", self.what, share, format_bytes(self.total), format_bytes(int(rate)))
+
+    def abort(self) -> None:
+        """End the files under way at their next block."""
+        self.aborted = True
 
     def finish(self) -> None:
         """Log the end."""
@@ -66,11 +77,10 @@ def download_files(store: Store, files: Sequence[StoredFile], folder: Path, pref
     needed = sum(file.size for file in missing)
     check_free_space(folder, needed, f"{store.uri} ({format_bytes(needed)} to download)")
     progress = ProgressLog(f"downloading {store.uri}", needed)
+    start = f"{prefix}/" if prefix else ""
     in_parallel(
-        [
-            _bind(store.download, f"{prefix}/{file.path}" if prefix else file.path, folder / file.path, file.size or None, progress.advance)
-            for file in missing
-        ],
+        [_bind(store.download, start + file.path, folder / file.path, file.size or None, progress.advance) for file in missing],
+        abort=progress.abort,
     )
     if missing:
         progress.finish()
@@ -80,7 +90,8 @@ def upload_files(store: Store, folder: Path, paths: Iterable[str], prefix: str =
     """Upload the files at ``paths`` below ``folder`` to the same paths below ``prefix``. Killed midway, some are there and some not."""
     names = list(paths)
     progress = ProgressLog(f"uploading {store.locate(prefix)}", sum((folder / name).stat().st_size for name in names))
-    in_parallel([_bind_upload(store, folder / name, f"{prefix}/{name}" if prefix else name, progress.advance) for name in names])
+    start = f"{prefix}/" if prefix else ""
+    in_parallel([_bind_upload(store, folder / name, start + name, progress.advance) for name in names], abort=progress.abort)
     progress.finish()
 
 
@@ -96,14 +107,18 @@ def _bind_upload(store: Store, source: Path, path: str, advance: Advance) -> Cal
     return lambda: store.upload(source, path, advance)
 
 
-def in_parallel(tasks: Sequence[Callable[[], None]], workers: int = WORKERS) -> None:
-    """Run ``tasks`` in threads and raise the first fault; tasks that have not begun by then are left out."""
+def in_parallel(tasks: Sequence[Callable[[], None]], workers: int = WORKERS, abort: Callable[[], None] | None = None) -> None:
+    """Run ``tasks`` in threads and raise the first fault. Tasks that have not begun by then are left out; those under way are told by
+    ``abort``, and waited for, so that nothing goes on behind the caller's back.
+    """
     if not tasks:
         return
     with ThreadPoolExecutor(min(workers, len(tasks)), thread_name_prefix="transfer") as pool:
         futures = [pool.submit(task) for task in tasks]
-        wait(futures, return_when=FIRST_EXCEPTION)
+        done, under_way = wait(futures, return_when=FIRST_EXCEPTION)
+        faults = [fault for future in done if (fault := future.exception()) is not None]
+        if under_way and abort is not None:
+            abort()
         pool.shutdown(wait=True, cancel_futures=True)
-    for future in futures:
-        if not future.cancelled():
-            future.result()
+    if faults:
+        raise faults[0]
