@@ -12,7 +12,20 @@ from finetune_api.report import JobReference
 
 ENV_FORMAT: Final = "FINETUNE_LOG_FORMAT"
 """``json`` or ``text``; by default text on a terminal and JSON elsewhere."""
-_NOISY: Final = ("httpx", "httpcore", "urllib3", "fsspec", "botocore", "aiobotocore", "s3fs", "filelock", "datasets", "numexpr", "torch")
+_NOISY: Final = (
+    "bitsandbytes",
+    "httpx",
+    "httpcore",
+    "urllib3",
+    "fsspec",
+    "botocore",
+    "aiobotocore",
+    "s3fs",
+    "filelock",
+    "datasets",
+    "numexpr",
+    "torch",
+)
 
 
 class JsonFormatter(logging.Formatter):
@@ -58,8 +71,9 @@ def set_up_logging(job: JobReference | None = None, attempt: int | None = None) 
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
+    warnings.formatwarning = _format_warning
     for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR if name == "bitsandbytes" else logging.WARNING)
 
 
 def quieten_libraries() -> None:
@@ -72,5 +86,11 @@ def quieten_libraries() -> None:
     transformers_logging.set_verbosity_warning()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     disable_progress_bars()
-    # The trainer sets use_cache off itself; and the loop around it is the library's own
-    warnings.filterwarnings("ignore", message=".*use_cache=True.*")
+    # What libraries tell each other's developers is no news of the run
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate|torch)\b")
+
+
+def _format_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """One line: where in a library it was raised helps nobody who reads the log of a run."""
+    del filename, lineno, line
+    return f"{category.__name__}: {message}"

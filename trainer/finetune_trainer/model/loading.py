@@ -116,10 +116,21 @@ def load_model(folder: Path, uri: str, spec: QuantizationSpec, device: Device) -
     model.requires_grad_(requires_grad=False)
     model.config.use_cache = False
     if spec.type != "none":
+        keep_weights_as_loaded(model)
         _report_unquantised(model)
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     logger.info("base model loaded: %s, %.0f MiB in %s", model.config.model_type, size / 2**20, spec.type)
     return model
+
+
+def keep_weights_as_loaded(model: Any) -> None:  # noqa: ANN401
+    """Turn off what bitsandbytes (0.50) does on processors with AVX512-BF16 at the first forward pass without gradients: it repacks the
+    4-bit weights in place and rounds their constants to 16 bits, so that one evaluation would change the base model under the adapter.
+    It also fails on layers narrower than a block.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _report_unquantised(model: Any) -> None:  # noqa: ANN401

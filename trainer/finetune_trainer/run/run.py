@@ -130,7 +130,9 @@ class Run:
 
         :raises Interrupted: it was asked to stop; a checkpoint of the last step is published.
         """
-        from finetune_trainer.run.callbacks import RunCallback  # noqa: PLC0415  heavy; loaded by now
+        from transformers import PrinterCallback  # noqa: PLC0415  heavy; loaded by now
+
+        from finetune_trainer.run.callbacks import RunCallback  # noqa: PLC0415
         from finetune_trainer.run.settings import build_sft_config  # noqa: PLC0415
         from finetune_trainer.run.trainer import RunTrainer  # noqa: PLC0415
 
@@ -147,6 +149,7 @@ class Run:
             processing_class=tokenizer,
         )
         uploader = CheckpointUploader(checkpoints, training.checkpoint.keep, self._note_checkpoint)
+        trainer.remove_callback(PrinterCallback)  # it prints to standard output, past the log
         trainer.add_callback(
             RunCallback(
                 trainer, self.progress, self._interruption, uploader, reporter.notify, lambda step: self._fields("checkpoint", step)

@@ -1,0 +1,109 @@
+"""Reports: what the operator gets, and that training never waits for it."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.report import JobReference, TrainerReport
+from finetune_api.trainer_config import ReportingConfig
+from finetune_trainer.reporting import Reporter
+from tests.support.report_receiver import ReportReceiver, run_receiver
+from tests.trainer.conftest import Finished
+
+JOB = JobReference(namespace="n", name="j", uid="u")
+
+
+def build(sequence: int) -> TrainerReport:
+    return TrainerReport(job=JOB, sequence=sequence, stage="training")
+
+
+@pytest.mark.torch
+def test_a_run_reports_from_loading_to_publishing(uninterrupted: Finished, receiver: ReportReceiver) -> None:
+    reports = receiver.reports
+    assert uninterrupted.code == 0
+    numbers = [report.sequence for report in reports]
+    assert numbers == sorted(set(numbers))
+    assert reports[0].stage == "loading"
+    assert reports[-1].stage == "publishing"
+    assert {report.job.name for report in reports} == {"uninterrupted"}
+    assert set(receiver.tokens) == {"Bearer token-1"}
+    steps = [report.progress.step for report in reports if report.progress is not None]
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 2, "progress came only at the end"
+    last = reports[-1]
+    assert last.progress is not None
+    assert (last.progress.percentage, last.progress.step) == (100, 14)
+    assert last.dataset is not None
+    assert last.dataset.examples == 60
+    assert last.device == "cpu"
+    assert last.metrics.tokens_per_second is not None
+    assert last.metrics.tokens_per_second > 0
+
+
+def test_token_is_read_anew(tmp_path: Path) -> None:
+    with run_receiver(tmp_path) as receiver, Reporter(config(receiver), build) as reporter:
+        reporter.notify()
+        wait_until(lambda: len(receiver.tokens) == 1)
+        receiver.token_file.write_text("token-2")
+        reporter.notify()
+        wait_until(lambda: len(receiver.tokens) == 2)
+    assert receiver.tokens[:2] == ["Bearer token-1", "Bearer token-2"]
+
+
+def test_at_most_one_report_in_an_interval(tmp_path: Path) -> None:
+    with run_receiver(tmp_path) as receiver:
+        begun = time.monotonic()
+        with Reporter(config(receiver, interval=0.3), build) as reporter:
+            while time.monotonic() < begun + 1:
+                reporter.notify()
+                time.sleep(0.001)
+        spent = time.monotonic() - begun
+    assert 2 <= len(receiver.reports) <= spent / 0.3 + 2  # the first at once, and the last at the end
+
+
+def test_silent_receiver_holds_nobody_up(tmp_path: Path) -> None:
+    with run_receiver(tmp_path) as receiver:
+        receiver.proceed.clear()
+        with Reporter(config(receiver), build) as reporter:
+            begun = time.monotonic()
+            for _ in range(1000):
+                reporter.notify()
+            assert time.monotonic() - begun < 0.5
+            closing = time.monotonic()
+        assert time.monotonic() - closing < 2.5
+    assert reporter.sent == 0
+
+
+def test_refusals_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with run_receiver(tmp_path) as receiver:
+        receiver.status = 403
+        with Reporter(config(receiver), build) as reporter:
+            for _ in range(3):
+                reporter.notify()
+                count = len(receiver.reports)
+                wait_until(lambda count=count: len(receiver.reports) > count)
+    assert reporter.sent == 0
+    assert caplog.text.count("the receiver answered 403") == 1
+
+
+def test_strangers_certificate_is_not_trusted(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with run_receiver(tmp_path) as receiver, run_receiver(tmp_path / "other") as other:
+        trusting = config(receiver).model_copy(update={"ca_certificate": other.authority})
+        with Reporter(trusting, build) as reporter:
+            reporter.notify()
+        assert receiver.reports == []
+        assert reporter.sent == 0
+
+
+def config(receiver: ReportReceiver, interval: float = 0.01) -> ReportingConfig:
+    return ReportingConfig.model_validate(receiver.build_config(interval))
+
+
+def wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -1,0 +1,141 @@
+"""Stopped and killed runs go on as if nothing had happened."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.exit_codes import ExitCode
+from tests.support.trainer_process import RunningTrainer, Trainers
+from tests.support.trainer_workspace import make_config
+from tests.trainer.conftest import Finished
+
+pytestmark = pytest.mark.torch
+
+
+def checkpoint(workspace: Path, name: str, step: int) -> Path:
+    return workspace / "out" / name / "checkpoints" / f"uid-{name}" / f"step-{step:08d}" / "manifest.json"
+
+
+def wait_for_checkpoint(running: RunningTrainer, workspace: Path, name: str, step: int) -> None:
+    running.wait_for(checkpoint(workspace, name, step).exists, f"checkpoint of step {step}")
+
+
+def forget_local_files(workspace: Path, name: str) -> None:
+    """The next pod has an empty disk."""
+    shutil.rmtree(workspace / "work" / name)
+
+
+@pytest.fixture(scope="module")
+def interrupted(trainers: Trainers, workspace: Path, dead_receiver: dict[str, Any]) -> RunningTrainer:
+    """A run stopped by SIGTERM in its midst. It asked for a GPU, trains on the processor, and nobody takes its reports."""
+    name = "interrupted"
+    running = trainers.start(
+        make_config(workspace, name, reporting=dead_receiver, device={"gpus": 1, "allowCpu": True}), {"CUDA_VISIBLE_DEVICES": ""}
+    )
+    wait_for_checkpoint(running, workspace, name, 4)
+    running.send(signal.SIGTERM)
+    running.send(signal.SIGTERM)
+    return running
+
+
+def test_sigterm_saves_and_exits(interrupted: RunningTrainer, workspace: Path) -> None:
+    assert interrupted.wait() == ExitCode.INTERRUPTED, interrupted.log
+    summary = interrupted.summary
+    assert (summary.outcome, summary.reason) == ("interrupted", "Interrupted")
+    assert summary.progress is not None
+    assert 4 <= summary.progress.step < 14
+    assert summary.checkpoint_step == summary.progress.step
+    assert checkpoint(workspace, "interrupted", summary.progress.step).exists()
+    assert summary.artifacts == []
+    assert not (workspace / "out" / "interrupted" / "adapter").exists()
+    assert summary.device == "cpu (simulated GPU)"
+    manifest = json.loads(checkpoint(workspace, "interrupted", summary.progress.step).read_text())
+    assert not [file["path"] for file in manifest["files"] if file["path"].startswith("training_args")]
+
+
+def test_resumed_run_equals_an_uninterrupted_one(
+    interrupted: RunningTrainer, uninterrupted: Finished, trainers: Trainers, workspace: Path
+) -> None:
+    assert interrupted.wait() == ExitCode.INTERRUPTED
+    stopped_at = interrupted.summary.checkpoint_step
+    forget_local_files(workspace, "interrupted")
+    code, process = trainers.run(make_config(workspace, "interrupted"))
+    assert code == 0, process.log
+    assert f"going on from the checkpoint of step {stopped_at} of 14" in process.log
+    compare(Finished(code, process, workspace / "out" / "interrupted"), uninterrupted)
+    assert process.summary.metrics.base_eval_loss == uninterrupted.process.summary.metrics.base_eval_loss
+    assert not (workspace / "out" / "interrupted" / "checkpoints").exists()
+
+
+def test_killed_run_goes_on_from_the_newest_whole_checkpoint(uninterrupted: Finished, trainers: Trainers, workspace: Path) -> None:
+    name = "killed"
+    config = make_config(workspace, name)
+    running = trainers.start(config)
+    wait_for_checkpoint(running, workspace, name, 8)
+    running.send(signal.SIGKILL)
+    assert running.wait() == 128 + signal.SIGKILL
+    # What it was writing when it died, and what another run left: neither is ever resumed from
+    whole = checkpoint(workspace, name, 8).parent
+    for step in (12, 13):
+        shutil.copytree(whole, whole.with_name(f"step-{step:08d}"))
+    (whole.with_name("step-00000012") / "manifest.json").unlink()
+    forget_local_files(workspace, name)
+    code, process = trainers.run(config)
+    assert code == 0, process.log
+    assert "going on from the checkpoint of step 8 of 14" in process.log
+    compare(Finished(code, process, workspace / "out" / name), uninterrupted)
+
+
+def test_finished_run_ends_at_once_with_its_artifact(uninterrupted: Finished, trainers: Trainers, workspace: Path) -> None:
+    """The pod was lost after publishing, before anyone saw its summary."""
+    before = (uninterrupted.adapter / "manifest.json").read_bytes()
+    code, process = trainers.run(make_config(workspace, "uninterrupted"))
+    assert code == 0, process.log
+    first, again = uninterrupted.process.summary, process.summary
+    assert "published its adapter already" in process.log
+    assert again.artifacts == first.artifacts
+    assert (again.outcome, again.metrics.eval_loss, again.metrics.loss) == ("completed", first.metrics.eval_loss, first.metrics.loss)
+    assert (uninterrupted.adapter / "manifest.json").read_bytes() == before
+
+
+def test_sigterm_before_the_first_step_exits_at_once(trainers: Trainers, workspace: Path) -> None:
+    running = trainers.start(make_config(workspace, "early"))
+    running.wait_for(lambda: "rows in the format" in running.log, "data")
+    running.send(signal.SIGTERM)
+    assert running.wait() == ExitCode.INTERRUPTED, running.log
+    assert running.summary.outcome == "interrupted"
+    assert running.summary.checkpoint_step is None or running.summary.checkpoint_step >= 1
+    assert not (workspace / "out" / "early" / "adapter").exists()
+
+
+def test_changed_data_are_not_mixed_into_a_run(trainers: Trainers, workspace: Path) -> None:
+    name = "changed"
+    data = workspace / "changing.jsonl"
+    shutil.copy(workspace / "train.jsonl", data)
+    source = {"uri": f"file://{data}", "evalFraction": 0}
+    config = make_config(workspace, name, dataset=source, training={"checkpoint": {"everySteps": 1}})
+    running = trainers.start(config)
+    wait_for_checkpoint(running, workspace, name, 2)
+    running.send(signal.SIGTERM)
+    assert running.wait() == ExitCode.INTERRUPTED
+    with data.open("a") as file:
+        file.write(json.dumps({"prompt": "new\n", "completion": "row"}) + "\n")
+    code, process = trainers.run(config)
+    assert code == ExitCode.DATA_INVALID, process.log
+    assert "the dataset changed since the checkpoint of step" in process.summary.message
+
+
+def compare(resumed: Finished, whole: Finished) -> None:
+    assert resumed.losses == whole.losses
+    ours, theirs = ((run.adapter / "adapter_model.safetensors").read_bytes() for run in (resumed, whole))
+    assert ours == theirs
+    assert [line["num_tokens"] for line in resumed.lines if "loss" in line] == [
+        line["num_tokens"] for line in whole.lines if "loss" in line
+    ]
+    assert resumed.process.summary.metrics.tokens_seen == whole.process.summary.metrics.tokens_seen
+    assert resumed.process.summary.metrics.eval_loss == whole.process.summary.metrics.eval_loss
+    assert resumed.process.summary.metrics.history == whole.process.summary.metrics.history
