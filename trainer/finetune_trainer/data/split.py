@@ -28,7 +28,8 @@ def split_examples(rows: Sequence[dict[str, Any]], fraction: float, seed: int) -
         if len(held) + len(group) <= wanted:
             held.update(group)
     if not held:
-        held.update(min(groups, key=len))
+        smallest = min(groups, key=len)
+        held.update(smallest)
     return [row for number, row in enumerate(rows) if number not in held], [row for number, row in enumerate(rows) if number in held]
 
 

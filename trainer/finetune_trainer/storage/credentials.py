@@ -41,12 +41,18 @@ class Credentials:
     def from_environ(cls, prefix: str, environ: Mapping[str, str] | None = None) -> Self:
         """Read the variables that begin with ``prefix`` (one of ``finetune_api.names.ENV_PREFIX_*``).
 
-        Values lose white space at their ends, which a file made by ``echo`` carries into a Secret. An empty value counts as absent.
+        Values lose white space at their ends, which a file made by ``echo`` carries into a Secret. An empty value counts as absent. Where
+        there are none at all, region and S3 endpoint come from the standard variables, as keys and tokens do by the clients themselves.
 
         :raises ConfigInvalid: one half of an AWS key pair is missing.
         """
         source = os.environ if environ is None else environ
         values = [source.get(prefix + key, "").strip() or None for key in KEYS]
+        if not any(values):
+            return cls(
+                region=source.get("AWS_REGION") or source.get("AWS_DEFAULT_REGION") or None,
+                s3_endpoint_url=source.get("AWS_ENDPOINT_URL_S3") or source.get("AWS_ENDPOINT_URL") or None,
+            )
         credentials = cls(*values)
         if (credentials.access_key_id is None) != (credentials.secret_access_key is None):
             missing, present = KEYS[:2] if credentials.access_key_id is None else KEYS[1::-1]
