@@ -96,6 +96,8 @@ class Reconciler:
 
     async def _publish_status(self, observation: Observation, written: FineTuneJobStatus | None = None) -> None:
         desired = compute_status(observation, self._clock())
+        if desired is observation.status:
+            return  # ended or being deleted: left as it is, also where another release would write it otherwise
         patch = build_status_patch(observation.stored_status, desired)
         if not patch:
             return

@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 _IMAGE: Final = re.compile(r"^\S{1,1024}$")
 _NAMESPACE: Final = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
+_HOST: Final = re.compile(r"^(?=.{1,253}$)(?![0-9.]+$)[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
             image_pull_policy=read("FINETUNE_TRAINER_IMAGE_PULL_POLICY", "IfNotPresent", _one_of("Always", "IfNotPresent", "Never")),
             grace_seconds=read("FINETUNE_TRAINER_GRACE_SECONDS", 300, _integer(1, 86_400)),
             simulated_gpus=read("FINETUNE_SIMULATED_GPUS", default=False, parse=_boolean),
-            report_service=environ.get("FINETUNE_REPORT_SERVICE", "").strip(),
+            report_service=read("FINETUNE_REPORT_SERVICE", "", _service),
         ),
         namespace=read("FINETUNE_OPERATOR_NAMESPACE", "default", _namespace),
         watch_namespaces=read("FINETUNE_WATCH_NAMESPACES", (), _namespaces),
@@ -121,4 +122,15 @@ def _namespace(text: str) -> str:
 
 
 def _namespaces(text: str) -> tuple[str, ...]:
-    return tuple(_namespace(part.strip()) for part in text.split(",") if part.strip())
+    names = tuple(_namespace(part.strip()) for part in text.split(",") if part.strip())
+    if not names:
+        raise ValueError("must name namespaces, separated by commas; leave it empty to watch all")
+    return names
+
+
+def _service(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not _HOST.match(host):
+        raise ValueError("must be a DNS name and a port, such as finetune-operator-reports.finetune-system.svc:443")
+    _integer(1, 65_535)(port)
+    return text

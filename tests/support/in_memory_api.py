@@ -51,7 +51,7 @@ class InMemoryApi(KubeClient):
         self.before: Callable[[Call], None] = _nothing
         self.after: Callable[[Call], None] = _nothing
         self.review: Callable[[Manifest], Manifest] = lambda _: {"authenticated": False}
-        self._versions = itertools.count(1000)
+        self.version = 1000
         self._uids = itertools.count(1)
 
     @property
@@ -62,7 +62,8 @@ class InMemoryApi(KubeClient):
     def seed(self, resource: Resource, body: Manifest) -> Manifest:
         """Put an object there, with a new resourceVersion."""
         kept = copy.deepcopy(body)
-        kept["metadata"]["resourceVersion"] = str(next(self._versions))
+        self.version += 1
+        kept["metadata"]["resourceVersion"] = str(self.version)
         self.objects[resource][kept["metadata"]["namespace"], kept["metadata"]["name"]] = kept
         return kept
 
@@ -87,7 +88,7 @@ class InMemoryApi(KubeClient):
         known = self.objects[call.resource]
         if call.method == "GET" and call.name is None:
             items = [body for body in known.values() if call.namespace in (None, body["metadata"]["namespace"]) and _selected(body, call)]
-            return {"metadata": {"resourceVersion": str(next(self._versions))}, "items": items}
+            return {"metadata": {"resourceVersion": str(self.version)}, "items": items}
         if call.method == "POST":
             return self._create(call)
         key = (cast("str", call.namespace), cast("str", call.name))

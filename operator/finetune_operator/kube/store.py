@@ -35,7 +35,7 @@ class Store:
             return None
         self._objects[resource][uid] = project(resource, body)
         if resource is EVENTS:
-            self._warning_of[body["involvedObject"].get("uid", "")] = uid
+            self._keep_newest_warning(body)
         owner = self._owner_of(resource, body)
         if owner is not None and (index := self._index_of(resource)) is not None:
             index[owner].add(uid)
@@ -105,6 +105,12 @@ class Store:
         """Return the newest Event that says why the Job with this UID could not create a pod."""
         event = self._warning_of.get(job_uid)
         return self._objects[EVENTS].get(event) if event else None
+
+    def _keep_newest_warning(self, event: Object) -> None:
+        target = event["involvedObject"].get("uid", "")
+        known = self.warning_of(target)
+        if known is None or version_of(known) <= version_of(event):
+            self._warning_of[target] = uid_of(event)
 
     def _index_of(self, resource: Resource) -> defaultdict[str, set[str]] | None:
         return self._jobs_of if resource is JOBS else self._pods_of if resource is PODS else None

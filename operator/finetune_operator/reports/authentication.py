@@ -55,7 +55,7 @@ class Authenticator:
             unknown tokens come at once.
         :raises ApiError: the API server did not answer.
         """
-        if not token or len(token) > TOKEN_MAX_CHARACTERS:
+        if not token or len(token) > TOKEN_MAX_CHARACTERS or not token.isascii():
             raise Refused(401, "a bearer token is needed")
         key = hashlib.sha256(f"{audience}\n{token}".encode()).hexdigest()
         known = self._known.get(key)

@@ -36,6 +36,7 @@ class _Entry:
     received: datetime | None = None
     next_write: float = 0.0
     queued: bool = False
+    """Waits for its turn, or is being written."""
 
 
 class ReportBook:
@@ -49,7 +50,7 @@ class ReportBook:
         self._clock = clock
         self._monotonic = monotonic
         self._entries: dict[str, _Entry] = {}
-        self._due: list[tuple[float, int, str]] = []
+        self._due: list[tuple[float, int, str, _Entry]] = []
         self._order = itertools.count()
         self._changed = asyncio.Event()
 
@@ -74,26 +75,25 @@ class ReportBook:
         gate = asyncio.Semaphore(WRITES_AT_ONCE)
         async with asyncio.TaskGroup() as writes:
             while True:
-                uid = await self._next()
+                uid, entry = await self._next()
                 await gate.acquire()
-                task = writes.create_task(self._write(uid))
+                task = writes.create_task(self._write(uid, entry))
                 task.add_done_callback(lambda _: gate.release())
                 await asyncio.sleep(1 / WRITES_PER_SECOND)
 
     def _enqueue(self, uid: str, entry: _Entry, due: float) -> None:
         if not entry.queued:
             entry.queued = True
-            heapq.heappush(self._due, (due, next(self._order), uid))
+            heapq.heappush(self._due, (due, next(self._order), uid, entry))
             self._changed.set()
 
-    async def _next(self) -> str:
+    async def _next(self) -> tuple[str, _Entry]:
         while True:
             now = self._monotonic()
             if self._due and self._due[0][0] <= now:
-                uid = heapq.heappop(self._due)[2]
-                if (entry := self._entries.get(uid)) is not None:
-                    entry.queued = False
-                    return uid
+                _, _, uid, entry = heapq.heappop(self._due)
+                if self._entries.get(uid) is entry:
+                    return uid, entry
                 continue
             self._changed.clear()
             try:
@@ -102,10 +102,24 @@ class ReportBook:
             except TimeoutError:
                 continue
 
-    async def _write(self, uid: str) -> None:
-        entry = self._entries.get(uid)
+    async def _write(self, uid: str, entry: _Entry) -> None:
+        try:
+            await self._write_pending(uid, entry)
+        except ApiError as error:
+            log.warning("progress not written: %s", error, extra={"uid": uid})
+        except Exception:
+            log.exception("progress not written", extra={"uid": uid})  # the next report is another try; the others go on
+        finally:
+            entry.queued = False
+            if entry.pending is not None and self._entries.get(uid) is entry:
+                self._enqueue(uid, entry, entry.next_write)
+
+    async def _write_pending(self, uid: str, entry: _Entry) -> None:
         body = self._store.finetunejob(uid)
-        if entry is None or entry.pending is None or entry.received is None or body is None:
+        if body is None or entry.pending is None or entry.received is None:
+            return
+        if (body.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            self.close(uid)  # it was offered while the end was being written, and the end stays as it is
             return
         report, entry.pending = entry.pending, None
         entry.next_write = self._monotonic() + PER_JOB_SECONDS
@@ -119,14 +133,12 @@ class ReportBook:
             )
         except ApiError as error:
             if not (error.conflict or error.transient):
-                log.warning("progress not written: %s", error)
-                return
+                raise
             # The resource changed, or the server is busy: try the newest report again soon.
-            if uid in self._entries:
-                entry.pending = entry.pending or report
-                self._enqueue(uid, entry, self._monotonic() + RETRY_SECONDS)
-            return
-        self._store.put(FINETUNEJOBS, answer)
+            entry.pending = entry.pending or report
+            entry.next_write = self._monotonic() + RETRY_SECONDS
+        else:
+            self._store.put(FINETUNEJOBS, answer)
 
 
 def build_progress_patch(current: Object, report: TrainerReport, received: datetime) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -78,6 +79,24 @@ def needs_renewal(certificate: bytes, left: timedelta, now: datetime) -> bool:
         return x509.load_pem_x509_certificate(certificate).not_valid_after_utc - now < left
     except ValueError:
         return True
+
+
+def is_sound(pair: KeyPair) -> bool:
+    """True where certificate and key of ``pair`` can be read and belong together."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pair.certificate)
+        return serialization.load_pem_private_key(pair.key, password=None).public_key() == certificate.public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+
+
+def is_issued_by(certificate: bytes, authority: bytes) -> bool:
+    """True where the PEM ``authority`` has signed the PEM ``certificate``."""
+    try:
+        x509.load_pem_x509_certificate(certificate).verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def covers(certificate: bytes, hosts: list[str]) -> bool:

@@ -18,6 +18,8 @@ from finetune_operator.reports.certificate import (
     build_authority,
     build_certificate,
     covers,
+    is_issued_by,
+    is_sound,
     needs_renewal,
 )
 
@@ -78,7 +80,12 @@ class ReceiverCredentials:
         authority, leaf = _pair(secret, "ca.crt", "ca.key"), _pair(secret, "tls.crt", "tls.key")
         if authority is None or needs_renewal(authority.certificate, AUTHORITY_RENEWAL, now):
             authority, leaf = build_authority(now), None
-        elif leaf is not None and not needs_renewal(leaf.certificate, LEAF_RENEWAL, now) and covers(leaf.certificate, self._hosts):
+        elif (
+            leaf is not None
+            and not needs_renewal(leaf.certificate, LEAF_RENEWAL, now)
+            and is_issued_by(leaf.certificate, authority.certificate)
+            and covers(leaf.certificate, self._hosts)
+        ):
             return authority, leaf
         leaf = build_certificate(authority, self._hosts, now)
         data = {"ca.crt": authority.certificate, "ca.key": authority.key, "tls.crt": leaf.certificate, "tls.key": leaf.key}
@@ -114,4 +121,5 @@ def _pair(secret: dict[str, Any], certificate: str, key: str) -> KeyPair | None:
     data = secret.get("data") or {}
     if certificate not in data or key not in data:
         return None
-    return KeyPair(base64.b64decode(data[certificate]), base64.b64decode(data[key]))
+    pair = KeyPair(base64.b64decode(data[certificate]), base64.b64decode(data[key]))
+    return pair if is_sound(pair) else None

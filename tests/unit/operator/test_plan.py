@@ -129,7 +129,7 @@ POLICIES = [
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
 def test_policy(policy: Policy) -> None:
-    metadata = {"deletionTimestamp": format_time(NOW)} if policy.deleting else {}
+    metadata: dict[str, Any] = {"deletionTimestamp": format_time(NOW)} if policy.deleting else {}
     body = build_finetunejob(policy.spec, policy.status, **metadata)
     observation = observe(body, jobs=[policy.job] if policy.job else [], pods=policy.pods)
     assert compute_plan(observation, at(policy.seconds)) == policy.expected

@@ -1,0 +1,331 @@
+"""Reconciling, against an API server in memory, with the process ending at every call."""
+
+from typing import Any
+
+import pytest
+
+from finetune_api.reasons import Reason
+from finetune_operator.act import Actor
+from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS, ApiError
+from finetune_operator.kube.store import Store
+from finetune_operator.observe import Observer
+from finetune_operator.reconcile import RETRY_REFUSED_SECONDS, Reconciler
+from tests.support.in_memory_api import Call, InMemoryApi
+from tests.support.manifests import Manifest, merge
+from tests.support.world import (
+    COMPLETE,
+    NAME,
+    NAMESPACE,
+    NOW,
+    TRAINER,
+    UID,
+    at,
+    build_ended_pod,
+    build_finetunejob,
+    build_pod,
+    build_stored_job,
+    build_summary,
+    running,
+)
+
+
+class Died(BaseException):
+    """The process ended here."""
+
+
+class Operator:
+    """The operator over an API server in memory. :meth:`restart` gives it an empty store, as a new process has."""
+
+    def __init__(self, api: InMemoryApi) -> None:
+        self.api = api
+        self.seconds = 0.0
+        self.closed: list[str] = []
+        self.restart()
+
+    def close(self, uid: str) -> None:
+        self.closed.append(uid)
+
+    def restart(self) -> None:
+        self.store = Store()
+        observer = Observer(self.store, simulated_gpus=False)
+        actor = Actor(self.api, self.store, TRAINER, lambda: None)
+        self.reconciler = Reconciler(self.api, self.store, observer, actor, self, lambda: at(self.seconds))
+
+    def see(self) -> None:
+        """See everything as it is, as the watches would show it."""
+        for resource in (FINETUNEJOBS, JOBS, PODS):
+            list(self.store.replace(resource, self.api.all(resource), 10**9))
+
+    async def reconcile(self) -> float | None:
+        self.see()
+        return await self.reconciler.reconcile(UID)
+
+    async def settle(self) -> None:
+        """Reconcile until it changes nothing more."""
+        for _ in range(10):
+            before = self.api.version
+            await self.reconcile()
+            if self.api.version == before:
+                return
+        raise AssertionError("it never comes to rest")
+
+
+@pytest.fixture
+def api() -> InMemoryApi:
+    api = InMemoryApi()
+    api.seed(FINETUNEJOBS, build_finetunejob())
+    return api
+
+
+def _run(api: InMemoryApi) -> Manifest:
+    return api.objects[FINETUNEJOBS][NAMESPACE, NAME]
+
+
+def _succeeded(run: Manifest) -> Manifest:
+    return next(dict(condition) for condition in run["status"]["conditions"] if condition["type"] == "Succeeded")
+
+
+def _end_job(api: InMemoryApi, words: str = "", exit_code: int = 0) -> None:
+    (job,) = api.all(JOBS)
+    api.seed(PODS, build_ended_pod(exit_code, words, controller=job["metadata"]["uid"]))
+    api.seed(JOBS, merge(job, {"status": {"conditions": [COMPLETE], "succeeded": 1}}))
+
+
+async def test_a_new_run_costs_one_status_write_and_one_job(api: InMemoryApi) -> None:
+    await Operator(api).settle()
+    assert [(call.method, call.resource.plural) for call in api.writes] == [("PATCH", "finetunejobs"), ("POST", "jobs")]
+    assert _run(api)["status"]["jobName"] == api.all(JOBS)[0]["metadata"]["name"]
+
+
+async def test_a_whole_run_costs_no_more_than_its_budget(api: InMemoryApi) -> None:
+    operator = Operator(api)
+    await operator.settle()
+    (job,) = api.all(JOBS)
+    for pod in (
+        build_pod(node=None, controller=job["metadata"]["uid"]),
+        build_pod(controller=job["metadata"]["uid"]),
+        build_pod(phase="Running", state=running(), controller=job["metadata"]["uid"]),
+    ):
+        api.seed(PODS, pod)
+        await operator.settle()
+    _end_job(api, build_summary())
+    await operator.settle()
+    assert _run(api)["status"]["phase"] == "Succeeded"
+    assert operator.closed == [UID]
+    counts = [call.resource for call in api.writes]
+    assert counts.count(JOBS) == 1
+    assert counts.count(FINETUNEJOBS) <= 4
+
+
+async def test_a_run_at_rest_costs_nothing(api: InMemoryApi) -> None:
+    operator = Operator(api)
+    await operator.settle()
+    before = len(api.writes)
+    for _ in range(5):
+        operator.seconds += 600
+        await operator.reconcile()
+    operator.restart()
+    await operator.reconcile()
+    assert len(api.writes) == before
+
+
+async def _writes_of_a_first_start() -> int:
+    api = InMemoryApi()
+    api.seed(FINETUNEJOBS, build_finetunejob())
+    await Operator(api).settle()
+    return len(api.calls)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("number", range(6))
+async def test_wherever_the_process_ends_there_is_one_job_of_attempt_0(api: InMemoryApi, number: int, when: str) -> None:
+    def die(_: Call) -> None:
+        if len(api.calls) == number + 1:
+            raise Died
+
+    setattr(api, when, die)
+    operator = Operator(api)
+    try:
+        await operator.settle()
+    except Died:
+        operator.restart()
+        await operator.settle()
+    (job,) = api.all(JOBS)
+    assert job["metadata"]["name"].endswith("-0")
+    status = _run(api)["status"]
+    assert (status["attempt"], status["jobName"], status["phase"]) == (0, job["metadata"]["name"], "Pending")
+
+
+async def test_the_process_can_end_at_each_of_those_calls() -> None:
+    assert await _writes_of_a_first_start() <= 6
+
+
+@pytest.mark.parametrize("error", [0, 429, 500, 503])
+async def test_a_lost_answer_of_the_job_s_creation_is_no_second_job(api: InMemoryApi, error: int) -> None:
+    def lose(call: Call) -> None:
+        if call.method == "POST" and call.resource is JOBS:
+            api.after = lambda _: None
+            raise ApiError(error, "", "lost", "POST")
+
+    api.after = lose
+    operator = Operator(api)
+    with pytest.raises(ApiError):
+        await operator.reconcile()
+    # The watch has not shown the Job yet.
+    await operator.reconciler.reconcile(UID)
+    assert len(api.all(JOBS)) == 1
+    await operator.settle()
+    assert _run(api)["status"]["attempt"] == 0
+
+
+async def test_a_stranger_s_job_of_our_name_is_said_and_left_alone(api: InMemoryApi) -> None:
+    strange = build_stored_job(uid="strange")
+    strange["metadata"]["ownerReferences"] = []
+    strange["metadata"]["labels"] = {}
+    api.seed(JOBS, strange)
+    operator = Operator(api)
+    assert await operator.reconcile() == RETRY_REFUSED_SECONDS
+    await operator.settle()
+    assert api.all(JOBS)[0]["metadata"]["uid"] == "strange"
+    assert _succeeded(_run(api))["reason"] == Reason.NAME_TAKEN
+
+
+async def test_a_refused_job_is_tried_again_and_nothing_else_happens(api: InMemoryApi) -> None:
+    def refuse(call: Call) -> None:
+        if call.method == "POST" and call.resource is JOBS:
+            raise ApiError(403, "Forbidden", 'jobs.batch "x" is forbidden: exceeded quota: jobs, requested: count/jobs.batch=1', "POST")
+
+    api.before = refuse
+    operator = Operator(api)
+    await operator.settle()
+    assert _succeeded(_run(api))["reason"] == Reason.QUOTA_EXCEEDED
+    events, version = len(api.all(EVENTS)), api.version
+    for _ in range(5):
+        operator.seconds += RETRY_REFUSED_SECONDS
+        assert await operator.reconcile() == RETRY_REFUSED_SECONDS
+    assert api.version == version, "it writes again what it has written"
+    assert len(api.all(EVENTS)) == events == 1
+    assert _run(api)["status"]["attempt"] == 0
+    api.before = lambda _: None
+    await operator.settle()
+    assert api.all(JOBS)[0]["metadata"]["name"].endswith("-0")
+
+
+async def test_a_job_is_never_made_from_a_stale_view(api: InMemoryApi) -> None:
+    """A run that has ended meanwhile, by another operator's hand: the claim fails, and then it is seen."""
+    operator = Operator(api)
+    operator.see()
+    api.seed(FINETUNEJOBS, merge(_run(api), {"status": {"phase": "Failed"}}))
+    with pytest.raises(ApiError, match="409"):
+        await operator.reconciler.reconcile(UID)
+    await operator.reconciler.reconcile(UID)
+    assert api.all(JOBS) == []
+    assert _run(api)["status"] == {"phase": "Failed"}
+
+
+async def test_a_namesake_is_never_written_to(api: InMemoryApi) -> None:
+    operator = Operator(api)
+    operator.see()
+    api.seed(FINETUNEJOBS, build_finetunejob(uid="another-uid"))
+    with pytest.raises(ApiError):
+        await operator.reconciler.reconcile(UID)
+    assert "status" not in _run(api)
+    assert await operator.reconciler.reconcile(UID) is None
+    assert operator.closed == [UID]
+
+
+async def test_a_job_deleted_by_hand_is_made_again(api: InMemoryApi) -> None:
+    operator = Operator(api)
+    await operator.settle()
+    (job,) = api.all(JOBS)
+    del api.objects[JOBS][NAMESPACE, job["metadata"]["name"]]
+    await operator.settle()
+    (again,) = api.all(JOBS)
+    assert again["metadata"]["uid"] != job["metadata"]["uid"]
+    assert again["metadata"]["name"] == job["metadata"]["name"]
+
+
+async def test_the_next_job_waits_until_the_deleted_one_s_pod_is_gone(api: InMemoryApi) -> None:
+    operator = Operator(api)
+    await operator.settle()
+    (job,) = api.all(JOBS)
+    pod = api.seed(PODS, build_pod(phase="Running", state=running(), controller=job["metadata"]["uid"], deleting=True))
+    del api.objects[JOBS][NAMESPACE, job["metadata"]["name"]]
+    await operator.settle()
+    assert api.all(JOBS) == []
+    del api.objects[PODS][NAMESPACE, pod["metadata"]["name"]]
+    await operator.settle()
+    assert len(api.all(JOBS)) == 1
+
+
+async def test_a_result_that_was_lost_is_looked_for_by_one_more_attempt(api: InMemoryApi) -> None:
+    operator = Operator(api)
+    await operator.settle()
+    _end_job(api)
+    api.objects[PODS].clear()
+    await operator.settle()
+    assert [job["metadata"]["name"][-2:] for job in api.all(JOBS)] == ["-0", "-1"]
+    assert _run(api)["status"]["attempt"] == 1
+
+
+async def test_a_watch_of_pods_that_is_behind_takes_nothing_from_a_success(api: InMemoryApi) -> None:
+    operator = Operator(api)
+    await operator.settle()
+    operator.see()
+    _end_job(api, build_summary())
+    for job in api.all(JOBS):
+        operator.store.put(JOBS, job)  # the Job's end is seen, its pod is not
+    await operator.reconciler.reconcile(UID)
+    assert _run(api)["status"]["phase"] == "Succeeded"
+    assert len(api.all(JOBS)) == 1
+
+
+async def test_an_event_that_cannot_be_posted_costs_nothing(api: InMemoryApi) -> None:
+    def refuse(call: Call) -> None:
+        if call.resource is EVENTS:
+            raise ApiError(403, "Forbidden", "events is forbidden", "POST")
+
+    api.before = refuse
+    operator = Operator(api)
+    await operator.settle()
+    _end_job(api, build_summary())
+    await operator.settle()
+    assert _run(api)["status"]["phase"] == "Succeeded"
+
+
+async def test_events_are_posted_once_and_after_the_status_that_they_speak_of(api: InMemoryApi) -> None:
+    operator = Operator(api)
+    await operator.settle()
+    _end_job(api, build_summary())
+    await operator.settle()
+    operator.restart()
+    await operator.settle()
+    kinds = [call.resource for call in api.writes]
+    assert [event["reason"] for event in api.all(EVENTS)] == [Reason.COMPLETED]
+    assert kinds.index(EVENTS) == len(kinds) - 1
+    assert kinds[-2] is FINETUNEJOBS
+
+
+async def test_children_go_when_their_time_is_over_and_the_run_stays(api: InMemoryApi) -> None:
+    operator = Operator(api)
+    await operator.settle()
+    _end_job(api, build_summary())
+    await operator.settle()
+    status: dict[str, Any] = _run(api)["status"]
+    operator.seconds = 604_800 - 60
+    assert await operator.reconcile() == pytest.approx(60)
+    operator.seconds = 604_800
+    await operator.settle()
+    assert api.all(JOBS) == api.all(PODS) == []
+    assert _run(api)["status"] == status
+
+
+async def test_a_queued_run_that_was_suspended_gives_its_job_back(api: InMemoryApi) -> None:
+    api.seed(FINETUNEJOBS, build_finetunejob({"scheduling": {"queueName": "team-a"}}))
+    operator = Operator(api)
+    await operator.settle()
+    api.seed(FINETUNEJOBS, merge(_run(api), {"spec": {"suspend": True}, "metadata": {"generation": 2}}))
+    await operator.settle()
+    assert api.all(JOBS) == []
+    assert _run(api)["status"]["phase"] == "Suspended"
+    assert at(operator.seconds) >= NOW
