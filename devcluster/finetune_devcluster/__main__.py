@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         return command
 
     build = add("binaries", "build the cluster's programs from Go modules, or find them in the cache", cluster=False)
-    build.add_argument("programs", nargs="*", choices=[*binaries.ALL, []], help="which (default: all)")
+    build.add_argument("programs", nargs="*", metavar="PROGRAM", help=f"which of {', '.join(binaries.ALL)} (default: all)")
     add("packages", "install the Debian packages that a node and its images need, or say what is missing", cluster=False)
     add("capabilities", "say what this machine can run, and why not the rest", cluster=False)
     up = add("up", "start the cluster, or find the one that runs")

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from finetune_devcluster.errors import DevClusterError
 
+_SILENCE = 3.0
+"""How long a wait for a lock goes without a word, in seconds."""
+
 
 def write_atomic(path: Path, content: str | bytes, mode: int = 0o644) -> Path:
     """Write a file so that a reader, or a crash, sees the old content or the new one and nothing between."""
@@ -41,7 +44,8 @@ def hold_lock(path: Path, timeout: float, doing: str) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    deadline = time.monotonic() + timeout
+    started = time.monotonic()
+    deadline, told = started + timeout, False
     try:
         while True:
             try:
@@ -52,6 +56,9 @@ def hold_lock(path: Path, timeout: float, doing: str) -> Iterator[None]:
                     raise DevClusterError(
                         f"another process has been {doing} for {timeout:.0f} s (lock {path}): wait for it, or stop it"
                     ) from None
+                if not told and time.monotonic() > started + _SILENCE:
+                    print(f"waiting: another process is {doing}", flush=True)
+                    told = True
                 time.sleep(0.05)
         yield
     finally:

