@@ -43,9 +43,18 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def run_https_server(root: Path, certificate: Path, key: Path, token: str | None = None, faults: Faults | None = None) -> Iterator[str]:
-    """Serve the files below ``root``; with ``token``, only to requests that bear it. Yields the server's URL."""
+def run_https_server(
+    root: Path,
+    certificate: Path,
+    key: Path,
+    token: str | None = None,
+    faults: Faults | None = None,
+    redirect: str | None = None,
+    seen_authorizations: list[str | None] | None = None,
+) -> Iterator[str]:
+    """Serve the files below ``root``; with ``token``, only to requests that bear it; ``redirect`` sends them there. Yields the URL."""
     rules = faults or Faults()
+    authorizations = [] if seen_authorizations is None else seen_authorizations
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -54,6 +63,13 @@ def run_https_server(root: Path, certificate: Path, key: Path, token: str | None
 
         def answer(self) -> None:
             rules.seen.append(f"{self.command} {self.path}")
+            authorizations.append(self.headers.get("Authorization"))
+            if redirect is not None:
+                self.send_response(302)
+                self.send_header("Location", redirect + self.path)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return None
             file = root / unquote(self.path).lstrip("/")
             verdict = rules.rule(self.command, self.path)
             if isinstance(verdict, int):

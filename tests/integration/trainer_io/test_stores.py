@@ -8,9 +8,11 @@ import pytest
 
 from finetune_trainer.errors import ConfigInvalid, SourceUnavailable, StorageFailed
 from finetune_trainer.storage import Credentials, RetryPolicy, Store, open_store
+from finetune_trainer.storage.digest import digest_bytes
 from finetune_trainer.storage.store import StoredFile
 from finetune_trainer.storage.transfer import download_files, upload_files
 from tests.integration.trainer_io.conftest import QUICK, Bucket, Website
+from tests.support.https_server import run_https_server
 from tests.support.object_store import fail_first
 
 
@@ -178,3 +180,26 @@ def test_https_of_an_unknown_authority_is_refused(website: Website, monkeypatch:
     monkeypatch.delenv("SSL_CERT_FILE")
     with pytest.raises(SourceUnavailable, match=r"certificate.*SSL_CERT_FILE"):
         open_store(f"{website.url}/a", "dataset", policy=QUICK).find("")
+
+
+def test_a_token_does_not_follow_a_redirect_to_another_server(website: Website, tmp_path: Path) -> None:
+    (website.root / "a").write_bytes(b"public")
+    elsewhere: list[str | None] = []
+    files = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    with (
+        run_https_server(website.root, *files, seen_authorizations=elsewhere) as target,
+        run_https_server(website.root, *files, redirect=target) as url,
+    ):
+        store = open_store(f"{url}/a", "dataset", Credentials(bearer_token="site-secret"), policy=QUICK)
+        store.download("", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"public"
+    assert elsewhere
+    assert set(elsewhere) == {None}
+
+
+def test_digest_is_read_in_blocks(store: Store, tmp_path: Path) -> None:
+    content = make_files(tmp_path / "in", {"large": 33 * 2**20 + 5})["large"]
+    store.upload(tmp_path / "in" / "large", "large")
+    assert store.digest("large", len(content)) == digest_bytes(content)
+    store.write(b"", "empty")
+    assert store.digest("empty", 0) == digest_bytes(b"")

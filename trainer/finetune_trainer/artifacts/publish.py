@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from finetune_api.artifact import MANIFEST_NAME, Artifact, ArtifactManifest, ManifestFile
 from finetune_trainer.errors import StorageFailed
-from finetune_trainer.storage.digest import digest_bytes, digest_file, digest_files
+from finetune_trainer.storage.digest import digest_bytes, digest_files
 from finetune_trainer.storage.store import Store, StoredFile, check_relative
 from finetune_trainer.storage.transfer import download_files, in_parallel, upload_files
 
@@ -23,7 +24,7 @@ class DamagedArtifact(StorageFailed):
 
 
 MANIFEST_MAX_BYTES = 4 * 2**20
-READ_BACK_MAX_BYTES = 256 * 2**20
+READ_BACK_MAX_BYTES = 2 * 2**30
 """Files up to this size are read back after the upload, and their digests compared. Of larger ones only the size is: the client sends a
 checksum with every part of an upload, and the server refuses a part that doesn't match."""
 
@@ -172,20 +173,15 @@ def verify(store: Store, prefix: str, *, digest_max_bytes: int = READ_BACK_MAX_B
             faults.append(f"{file.path} has {size} bytes instead of {file.size_bytes}")
     if not faults:
         small = [file for file in manifest.files if file.size_bytes <= digest_max_bytes]
-        in_parallel([_compare(store, prefix, file, digest_max_bytes, faults) for file in small], workers=4)
+        in_parallel([_compare(store, prefix, file, faults) for file in small], workers=4)
     if faults:
         raise DamagedArtifact(f"{store.locate(prefix)} doesn't match its manifest: {'; '.join(sorted(faults)[:10])}")
     return manifest
 
 
-def _compare(store: Store, prefix: str, file: ManifestFile, limit: int, faults: list[str]) -> Any:  # noqa: ANN401
+def _compare(store: Store, prefix: str, file: ManifestFile, faults: list[str]) -> Callable[[], None]:
     def compare() -> None:
-        local = store.local_path(f"{prefix}/{file.path}")
-        if local is not None:
-            digest = digest_file(local)
-        else:
-            content = store.read(f"{prefix}/{file.path}", limit)
-            digest = digest_bytes(content) if content is not None else "nothing"
+        digest = store.digest(f"{prefix}/{file.path}", file.size_bytes)
         if digest != file.digest:
             faults.append(f"{file.path} has the digest {digest} instead of {file.digest}")
 

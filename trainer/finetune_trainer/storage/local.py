@@ -46,6 +46,11 @@ class LocalStore(Store):
     def _read(self, path: str) -> bytes:
         return self._at(path).read_bytes()
 
+    def _read_range(self, path: str, start: int, end: int) -> bytes:
+        with self._at(path).open("rb") as stream:
+            stream.seek(start)
+            return stream.read(end - start)
+
     def _download(self, path: str, part: Path, advance: Advance) -> int | None:
         with self._at(path).open("rb") as source, part.open("wb") as target:
             size = os.fstat(source.fileno()).st_size

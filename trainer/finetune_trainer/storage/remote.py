@@ -65,6 +65,9 @@ class S3Store(Store):
     def _read(self, path: str) -> bytes:
         return bytes(self._fs.cat_file(self._key(path)))
 
+    def _read_range(self, path: str, start: int, end: int) -> bytes:
+        return bytes(self._fs.cat_file(self._key(path), start=start, end=end))
+
     def _download(self, path: str, part: Path, advance: Advance) -> int | None:
         size = int(self._fs.info(self._key(path))["size"])
         self._fs.get_file(self._key(path), str(part), callback=_Progress(advance))
@@ -150,6 +153,9 @@ class HttpStore(Store):
 
     def _read(self, path: str) -> bytes:
         return bytes(self._fs.cat_file(self.locate(path)))
+
+    def _read_range(self, path: str, start: int, end: int) -> bytes:
+        return bytes(self._fs.cat_file(self.locate(path), start=start, end=end))
 
     def _download(self, path: str, part: Path, advance: Advance) -> int | None:
         progress = _Progress(advance)

@@ -1,5 +1,6 @@
 """A folder of files somewhere: the one interface that the trainer reads and writes through."""
 
+import hashlib
 import logging
 import shutil
 from abc import ABC, abstractmethod
@@ -16,6 +17,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 Advance = Callable[[int], None]
 """Told the number of bytes moved since the last call. What it raises ends the transfer."""
+_DIGEST_BLOCK = 16 * 2**20
 PART_SUFFIX = ".part"
 """Ends the name of a file that is not whole yet."""
 
@@ -66,6 +68,14 @@ class Store(ABC):
             return self._read(path)
 
         return self._try("reading", path, read)
+
+    def digest(self, path: str, size: int) -> str:
+        """Return the SHA-256 of ``path``, which has ``size`` bytes, as ``sha256:…``. Read in blocks: memory stays small."""
+        digest = hashlib.sha256()
+        for start in range(0, size, _DIGEST_BLOCK):
+            end = min(start + _DIGEST_BLOCK, size)
+            digest.update(self._try("reading", path, lambda _, start=start, end=end: self._read_range(path, start, end)))  # type: ignore[misc]
+        return f"sha256:{digest.hexdigest()}"
 
     def download(self, path: str, target: Path, size: int | None = None, advance: Advance | None = None) -> None:
         """Copy ``path`` to the local file ``target``: under a temporary name first, renamed when whole.
@@ -147,6 +157,8 @@ class Store(ABC):
     def _find(self, path: str) -> StoredFile | None: ...
     @abstractmethod
     def _read(self, path: str) -> bytes: ...
+    @abstractmethod
+    def _read_range(self, path: str, start: int, end: int) -> bytes: ...
     @abstractmethod
     def _download(self, path: str, part: Path, advance: Advance) -> int | None:
         """Copy ``path`` to ``part`` and return the size that the store announced, where it did."""
