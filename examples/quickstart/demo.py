@@ -146,12 +146,18 @@ class Demo:
     def _train(self) -> None:
         job = follow(self._target, NAMESPACE, NAME, self._timeout)
         losses = collect_losses(job)
-        if len(losses) < 2 or losses[-1][1] >= losses[0][1]:
+        quarter = max(1, len(losses) // 4)
+        first, last = (sum(loss for _, loss in part) / quarter for part in (losses[:quarter], losses[-quarter:])) if losses else (0.0, 0.0)
+        if not last < first:
             raise DemoFailed(f"the loss did not fall: {losses}")
-        say("loss by step: " + ", ".join(f"{step}: {loss:.2f}" for step, loss in losses[:: max(1, len(losses) // 8)]))
         status = job["status"]
-        counts = status["dataset"]
-        say(f"{counts['examples']} examples, {status['restarts']} restarts, evaluation loss {status['metrics'].get('evalLoss')}")
+        metrics, counts = status["metrics"], status["dataset"]
+        say("loss by step: " + ", ".join(f"{step}: {loss:.2f}" for step, loss in losses[:: max(1, len(losses) // 8)]))
+        say(f"mean loss of the first quarter {first:.2f}, of the last {last:.2f}")
+        say(f"on rows that are never learnt: {metrics['baseEvalLoss']:.2f} before, {metrics['evalLoss']:.2f} after")
+        say(f"{counts['examples']} examples, {metrics['tokensSeen']:,} tokens, {status['restarts']} restarts")
+        if writes := self._target.describe_writes(NAMESPACE):
+            say(f"the operator's writes to the API server for it: {writes}")
 
     def _verify(self, folder: Path) -> None:
         job = json.loads(self._target.kubectl("--namespace", NAMESPACE, "get", "finetunejob", NAME, "--output=json"))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,9 @@ class Target(Protocol):
 
     def helm(self, *words: str, timeout: float = 300) -> str:
         """Run Helm."""
+
+    def describe_writes(self, namespace: str) -> str:
+        """Return what the operator wrote in a namespace, where the cluster keeps an audit log."""
 
     def describe_trouble(self) -> str:
         """Return what only this kind of cluster knows about a failure."""
@@ -147,6 +151,17 @@ class DevelopmentCluster(_Commands):
         if self._cluster is not None:
             self._cluster.down()
 
+    def describe_writes(self, namespace: str) -> str:
+        """Count the operator's successful writes by verb and resource in the audit log."""
+        counts: Counter[str] = Counter()
+        for line in self.cluster.audit_log.read_text().splitlines():
+            event = json.loads(line)
+            target = event.get("objectRef", {})
+            done = event["user"]["username"].endswith(":finetune-operator") and event.get("responseStatus", {}).get("code", 500) < 300
+            if done and target.get("namespace") == namespace:
+                counts["/".join(filter(None, (f"{event['verb']} {target['resource']}", target.get("subresource"))))] += 1
+        return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+
     def describe_trouble(self) -> str:
         """Return the end of the node's log."""
         return f"--- kubelet\n{self.cluster.log('kubelet', 15)}" if self.cluster.mode == "node" else ""
@@ -202,6 +217,10 @@ class CurrentCluster(_Commands):
 
     def stop(self) -> None:
         """Leave the cluster alone: what the demo put into it is removed before."""
+
+    def describe_writes(self, namespace: str) -> str:  # noqa: ARG002 - others may keep an audit log
+        """Return nothing: the audit log is the cluster's own."""
+        return ""
 
     def describe_trouble(self) -> str:
         """Return nothing: kubectl says all there is."""
