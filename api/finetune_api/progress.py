@@ -2,14 +2,20 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer
 
 from finetune_api.base import StoredModel, Timestamp
 from finetune_api.names import HISTORY_MAX_POINTS
 
+
+def _round(digits: int) -> PlainSerializer:
+    """Write a number with so many significant digits: status is for reading, and ``metrics.jsonl`` has the rest."""
+    return PlainSerializer(lambda value: float(f"{value:.{digits}g}"), return_type=float, when_used="json")
+
+
 Count = Annotated[int, Field(ge=0, le=2**53)]
-Measure = Annotated[float, Field(ge=0, le=1e15)]
-Loss = Annotated[float, Field(ge=-1e6, le=1e6)]
+Measure = Annotated[float, Field(ge=0, le=1e15), _round(6)]
+Loss = Annotated[float, Field(ge=-1e6, le=1e6), _round(5)]
 
 
 class Progress(StoredModel):
