@@ -68,8 +68,9 @@ def run_shown(words: Sequence[str], name: str, temporary: Path) -> None:
 
 def _read_lines(process: subprocess.Popen[str], lines: "queue.Queue[str | None]") -> None:
     if process.stdout is not None:
-        for line in process.stdout:
-            lines.put(line.rstrip())
+        with process.stdout:
+            for line in process.stdout:
+                lines.put(line.rstrip())
     lines.put(None)
 
 

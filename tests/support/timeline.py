@@ -139,12 +139,12 @@ class Timeline:
                 self._changed.wait_for(lambda: self._closed, 0.5)
 
     def _read(self, kind: str, process: "subprocess.Popen[str]") -> None:
-        lines: list[str] = []
         for line in process.stdout or ():
-            lines.append(line)
-            if line.rstrip() == "}":
-                self._take(kind, json.loads("".join(lines)))
-                lines.clear()
+            try:
+                event = json.loads(line)
+            except ValueError:
+                return  # killed in the middle of a line
+            self._take(kind, event)
 
     def _take(self, kind: str, event: Object) -> None:
         body = event["object"]

@@ -101,7 +101,7 @@ def _diagnose_scheduling(pod: Object) -> Diagnosis:
     words = _PREEMPTION_HINT.sub("", scheduled.get("message", "")).strip()
     requests = pod["spec"]["containers"][0].get("resources", {}).get("requests", {})
     asked = ", ".join(f"{name} {amount}" for name, amount in sorted(requests.items()))
-    message = f"No node can take the pod now: {(words or scheduled.get('reason', '')).rstrip('. ')}. It asks for {asked}."
+    message = f"No node can take the pod now: {(words or scheduled.get('reason', '')).rstrip('., ')}. It asks for {asked}."
     return Diagnosis(Phase.PENDING, Reason.UNSCHEDULABLE, message)
 
 
@@ -129,12 +129,22 @@ def _diagnose_absence(observation: Observation, last: Object | None) -> Diagnosi
     if outcome is not None and outcome.retry == "free":
         return Diagnosis(Phase.STARTING, Reason.INTERRUPTED, f"{outcome.message} The next pod resumes from the last checkpoint.")
     if outcome is not None and outcome.retry == "counted" and observation.spec is not None:
-        failed = observation.job.get("status", {}).get("failed", 0) if observation.job else 0
-        message = f"{outcome.message} Retry {failed} of {observation.spec.backoff_limit} follows."
+        failures = _count_failures(observation)
+        if failures > observation.spec.backoff_limit:
+            # No retry is left, and the Job is about to say that it has failed.
+            return Diagnosis(Phase.STARTING, outcome.reason, outcome.message)
+        message = f"{outcome.message} Retry {failures} of {observation.spec.backoff_limit} follows."
         return Diagnosis(Phase.STARTING, Reason.RETRYING, message)
     if observation.warning is not None:
         return diagnose_refusal(observation.warning.get("message", ""))
     return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, _WAITING)
+
+
+def _count_failures(observation: Observation) -> int:
+    """Return how many pods have failed within the budget. The Job counts them a moment after they are seen, and keeps the count longer."""
+    counted = observation.job.get("status", {}).get("failed", 0) if observation.job else 0
+    outcomes = [compute_pod_outcome(pod) for pod in observation.pods]
+    return max(counted, sum(outcome is not None and outcome.retry == "counted" for outcome in outcomes))
 
 
 def diagnose_refusal(words: str) -> Diagnosis:

@@ -114,6 +114,8 @@ def _verdict_of_deadline(observation: Observation) -> Verdict:
 
 def _describe_exit(exit_code: int | None, known: Outcome, summary: TrainerSummary | None) -> str:
     words = summary.message if summary is not None and summary.message else f"The trainer left with exit code {exit_code}."
+    if not words.endswith((".", "!", "?", "…")):
+        words += "."
     return " ".join(filter(None, (words, known.advice)))
 
 

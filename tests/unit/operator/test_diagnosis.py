@@ -150,6 +150,14 @@ def test_a_crash_says_which_retry_follows() -> None:
     assert diagnosis.message.endswith("Retry 2 of 3 follows.")
 
 
+def test_the_last_crash_promises_no_retry() -> None:
+    """The pod is seen to fail before the Job says that it gives up."""
+    pods = [build_ended_pod(1, "Traceback: boom", name=name) for name in "abcd"]
+    diagnosis = _diagnose(*pods, job=build_stored_job(suspend=False, failed=3))
+    assert diagnosis.reason is Reason.TRAINER_CRASHED
+    assert "follows" not in diagnosis.message
+
+
 REFUSALS = [
     (FORBIDDEN.format("x7k2p") + QUOTA, Reason.QUOTA_EXCEEDED, f"A ResourceQuota of the namespace has no room: {QUOTA}"),
     (

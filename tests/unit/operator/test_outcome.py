@@ -51,6 +51,12 @@ def test_what_to_do_about_it_follows_the_trainer_s_own_words(code: ExitCode) -> 
     assert outcome.message == f"The trainer's words. {OUTCOMES[code].advice}".strip()
 
 
+def test_words_without_a_full_stop_get_one_before_the_advice() -> None:
+    outcome = compute_pod_outcome(build_ended_pod(ExitCode.DATA_INVALID, build_summary("failed", Reason.DATA_INVALID, message="no rows")))
+    assert outcome is not None
+    assert outcome.message.startswith("no rows. Mend")
+
+
 def test_a_pod_that_runs_has_no_outcome() -> None:
     assert compute_pod_outcome(build_pod(phase="Running", state=running())) is None
 
