@@ -82,6 +82,7 @@ def _capabilities(_: argparse.Namespace) -> None:
 
 def _up(options: argparse.Namespace) -> None:
     started = time.monotonic()
+    print(f"bringing up cluster {options.name} (mode {options.mode})", flush=True)
     cluster = Cluster.up(
         options.name,
         mode=options.mode,
@@ -97,6 +98,7 @@ def _up(options: argparse.Namespace) -> None:
 
 def _down(options: argparse.Namespace) -> None:
     take_down(compute_state_dir(options.name, options.state_dir))
+    print(f"cluster {options.name} is down")
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -301,3 +301,4 @@ def take_down(folder: Path) -> None:
     """Take down the cluster in `folder`, whether it runs, is half there, or is not there at all."""
     with hold_lock(compute_lock_path(folder), _LOCK_TIMEOUT, f"working on cluster {folder.name}"):
         lifecycle.tear_down(folder)
+        lifecycle.remove_kept_logs(folder)

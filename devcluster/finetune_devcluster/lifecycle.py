@@ -40,7 +40,7 @@ def bring_up(folder: Path, name: str, mode: Mode, *, with_store: bool) -> Cluste
     tear_down(folder)
     for attempt in range(1, _PORT_ATTEMPTS + 1):
         try:
-            return _start(folder, name, mode, with_store=with_store)
+            state = _start(folder, name, mode, with_store=with_store)
         except BaseException as error:
             evidence = _keep_logs(folder)
             tear_down(folder)
@@ -50,6 +50,9 @@ def bring_up(folder: Path, name: str, mode: Mode, *, with_store: bool) -> Cluste
                 if isinstance(error, DevClusterError):
                     raise DevClusterError(f"{error}\nAll logs: {evidence}") from error
                 raise
+        else:
+            remove_kept_logs(folder)
+            return state
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
@@ -106,10 +109,19 @@ def _mend(folder: Path, state: ClusterState) -> bool:
     return is_healthy(folder, state)
 
 
+def remove_kept_logs(folder: Path) -> None:
+    """Remove what a failed start left to be read."""
+    shutil.rmtree(_find_kept_logs(folder), ignore_errors=True)
+
+
+def _find_kept_logs(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.failed-logs")
+
+
 def _keep_logs(folder: Path) -> Path:
     """Move the logs of a failed start out of the way of its removal, and say where they are."""
-    kept = folder.with_name(f"{folder.name}.failed-logs")
-    shutil.rmtree(kept, ignore_errors=True)
+    kept = _find_kept_logs(folder)
+    remove_kept_logs(folder)
     if (folder / "logs").exists():
         shutil.move(folder / "logs", kept)
     return kept

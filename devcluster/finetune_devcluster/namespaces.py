@@ -84,6 +84,11 @@ def mount_folders(pid: int, folder: Path, nameserver: str) -> list[str]:
 def make_cgroups(name: str) -> str:
     """Make the cgroup that all pods of the cluster go into, in every hierarchy, and return its path."""
     for folder in _find_hierarchies():
+        if folder == _CGROUPS:
+            # In version 2 a group has only what its parent passes on; on most machines it passes on all of these.
+            for controller in ("cpuset", "cpu", "io", "memory", "pids"):
+                with contextlib.suppress(OSError):
+                    (folder / "cgroup.subtree_control").write_text(f"+{controller}")
         group = folder / name
         group.mkdir(exist_ok=True)
         for setting in ("cpuset.cpus", "cpuset.mems"):

@@ -69,6 +69,13 @@ def test_the_projected_token_is_there(node_cluster: Cluster) -> None:
     assert "file gave ey" in read_log(node_cluster, "token")
 
 
+def test_a_pod_that_takes_too_much_memory_is_killed_and_that_is_said(node_cluster: Cluster) -> None:
+    limits = {"resources": {"limits": {"memory": "48Mi"}}}
+    apply(node_cluster, build_pod("greedy", "allocate", "200", container=limits))
+    ended = wait_pod(node_cluster, "greedy", has_ended)["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
+
+
 def test_an_image_that_is_nowhere_is_said_within_seconds(node_cluster: Cluster) -> None:
     apply(node_cluster, build_pod("nowhere", container={"image": "registry.example/none:1"}))
 

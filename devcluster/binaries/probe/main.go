@@ -7,6 +7,7 @@
 //	file PATH      the content of a file
 //	env NAME       a variable of the environment
 //	write PATH TEXT
+//	allocate MIB   take and touch so much memory
 //	sleep SECONDS  SIGTERM cuts it short, with exit code 75
 //	exit CODE
 package main
@@ -56,6 +57,8 @@ func main() {
 		case "write":
 			path := next()
 			say("write", path, os.WriteFile(path, []byte(next()), 0o644))
+		case "allocate":
+			allocate(number(next()))
 		case "sleep":
 			select {
 			case <-time.After(time.Duration(number(next())) * time.Second):
@@ -102,6 +105,14 @@ func serve(port string) {
 			fmt.Fprintln(w, "probe answers")
 		}))
 	}
+}
+
+func allocate(mib int) {
+	memory := make([]byte, mib<<20)
+	for i := 0; i < len(memory); i += os.Getpagesize() {
+		memory[i] = 1
+	}
+	say("allocate", fmt.Sprint(len(memory)), nil)
 }
 
 func say(what, result string, err error) {
