@@ -165,15 +165,8 @@ def build_apiserver(binary: Path, endpoints: Endpoints, credentials: Credentials
 
 def build_controller_manager(binary: Path, endpoints: Endpoints, credentials: Credentials) -> list[str]:
     """Build the controller manager's command line, its client allowed the rate that a burst of Jobs needs."""
-    kubeconfig = credentials.component_kubeconfigs["kube-controller-manager"]
     return [
-        str(binary),
-        f"--kubeconfig={kubeconfig}",
-        f"--authentication-kubeconfig={kubeconfig}",
-        f"--authorization-kubeconfig={kubeconfig}",
-        "--bind-address=127.0.0.1",
-        f"--secure-port={endpoints.controller_manager}",
-        "--leader-elect=false",
+        *_build_component(binary, credentials, endpoints.controller_manager),
         "--use-service-account-credentials",
         f"--service-account-private-key-file={credentials.signing_key}",
         f"--root-ca-file={credentials.authority.cert}",
@@ -182,20 +175,24 @@ def build_controller_manager(binary: Path, endpoints: Endpoints, credentials: Cr
         # A node that has stopped is a test's subject: it is noticed within seconds, not within the usual minute.
         "--node-monitor-period=2s",
         "--node-monitor-grace-period=16s",
-        "--profiling=false",
     ]
 
 
 def build_scheduler(binary: Path, endpoints: Endpoints, credentials: Credentials) -> list[str]:
     """Build the scheduler's command line."""
-    kubeconfig = credentials.component_kubeconfigs["kube-scheduler"]
+    return _build_component(binary, credentials, endpoints.scheduler)
+
+
+def _build_component(binary: Path, credentials: Credentials, port: int) -> list[str]:
+    """Build what the API server's own clients have in common."""
+    kubeconfig = credentials.component_kubeconfigs[binary.name]
     return [
         str(binary),
         f"--kubeconfig={kubeconfig}",
         f"--authentication-kubeconfig={kubeconfig}",
         f"--authorization-kubeconfig={kubeconfig}",
         "--bind-address=127.0.0.1",
-        f"--secure-port={endpoints.scheduler}",
+        f"--secure-port={port}",
         "--leader-elect=false",
         "--profiling=false",
     ]
