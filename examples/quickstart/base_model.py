@@ -2,7 +2,7 @@
 
 The folder it prints has what a base model from a hub has: ``config.json``, ``generation_config.json``, safetensors weights, and a
 tokenizer (byte-level BPE) with a chat template. It also has ``build.json``, written last: how the model was made, and each file's
-size and SHA-256. The model writes English, but knows no questions and answers: that is what fine-tuning adds.
+size and SHA-256. The model writes something like manuals and code; it answers no questions: that is what fine-tuning adds.
 
 The seed, the number of steps and the single thread are fixed, so the same Python, libraries and kind of processor make the same model.
 """
@@ -54,7 +54,7 @@ class Recipe:
     key_value_heads: int = 2
     intermediate: int = 704
     context: int = 1024
-    steps: int = 450
+    steps: int = 350
     batch: int = 4
     length: int = 128
     learning_rate: float = 1e-3

@@ -1,12 +1,10 @@
-"""The text that the quick start's base model is pre-trained on: prose that every Python installation carries.
+"""The text that the quick start's base model is pre-trained on: prose and code that every Python installation carries.
 
-It holds the language reference (``pydoc_data.topics``) and the docstrings of those modules of the standard library that the quick
-start does not ask about, so that no answer which is held out has been read before. Only the standard library is needed.
+It holds the language reference (``pydoc_data.topics``) and the beginnings of the sources of those modules of the standard library that
+the quick start does not ask about, so that no answer which is held out has been read before. Only the standard library is needed.
 """
 
-import ast
 import sysconfig
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -16,9 +14,11 @@ import dataset
 _LEFT_OUT = frozenset(
     {"config", "ensurepip", "encodings", "idlelib", "lib2to3", "site-packages", "dist-packages", "test", "tests", "turtledemo"}
 )
-"""Folders that hold no prose, or that not every installation has."""
+"""Folders of tests, tools and tables, or that not every installation has."""
 _SHORTEST = 40
 """Shortest document in characters."""
+_LONGEST = 4000
+"""Characters of a source file that are read: the beginning says what it is about, and prose must not drown in code."""
 
 
 def build_corpus() -> list[str]:
@@ -33,7 +33,7 @@ def _documents() -> Iterator[str]:
     for path in sorted(library.rglob("*.py")):
         name = path.relative_to(library).with_suffix("")
         if _LEFT_OUT.isdisjoint(name.parts) and not _is_asked_about(name):
-            yield from _docstrings(path)
+            yield _read(path)[:_LONGEST].strip()
 
 
 def _is_asked_about(name: Path) -> bool:
@@ -48,15 +48,8 @@ def _bare(module: str) -> str:
     return module.lstrip("_").removeprefix("py").lstrip("_")
 
 
-def _docstrings(path: Path) -> Iterator[str]:
+def _read(path: Path) -> str:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of invalid escapes in old modules
-            tree = ast.parse(path.read_bytes())
-    except SyntaxError:
-        return  # templates and bad examples lie among the sources
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            docstring = ast.get_docstring(node)
-            if docstring:
-                yield docstring.strip()
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return ""  # bad examples lie among the sources

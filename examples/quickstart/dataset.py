@@ -42,7 +42,7 @@ MODULES = (
 """Modules that are asked about; none of them is bound to a platform."""
 HELD_OUT_ONE_IN = 12
 """One row in this many is held out."""
-COMPLETION_CHARACTERS = (20, 320)
+COMPLETION_CHARACTERS = (20, 200)
 """Shortest and longest completion: a shorter one says nothing, a longer one costs the quick start its time."""
 TRAIN_FILE = "stdlib-docs.jsonl"
 HELD_OUT_FILE = "stdlib-docs-heldout.jsonl"
