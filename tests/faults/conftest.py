@@ -1,0 +1,66 @@
+"""The test bench, one for the session, and the figures that it yields."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from finetune_devcluster import Cluster
+from tests.faults.support.bench import Bench
+from tests.faults.support.direct import DirectApi
+from tests.faults.support.figures import Figures
+from tests.faults.support.node import PlayedNode
+from tests.faults.support.witness import Witness
+
+CRD_PATH = Path(__file__).parents[2] / "crds" / "finetunejobs.yaml"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults")
+    group.addoption("--faults-full", action="store_true", help="every crash point of every scenario, and full times")
+    group.addoption("--faults-report", type=Path, help="write the table of figures to this file")
+    group.addoption("--faults-seed", type=int, default=7, help="seed of what is left to chance")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether everything is to be run, or the shortened form."""
+    return bool(request.config.getoption("--faults-full"))
+
+
+@pytest.fixture(scope="session")
+def seed(request: pytest.FixtureRequest) -> int:
+    """Seed of what is left to chance."""
+    return int(request.config.getoption("--faults-seed"))
+
+
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest, full: bool, seed: int) -> Iterator[Figures]:
+    """The session's figures; written at its end where a file was named."""
+    figures = Figures(full=full, seed=seed)
+    yield figures
+    if path := request.config.getoption("--faults-report"):
+        path.write_text(figures.render())
+
+
+@pytest.fixture(scope="session")
+def fault_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A control plane of its own: these tests stop parts of it."""
+    root = tmp_path_factory.mktemp("faults-cluster")
+    with Cluster.up(f"faults-{os.getpid()}", state_root=root, ephemeral=True) as cluster:
+        cluster.kubectl("apply", "--server-side", "-f", str(CRD_PATH))
+        cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/finetunejobs.finetune.dev")
+        yield cluster
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def bench(fault_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    """The bench."""
+    async with (
+        DirectApi(Path(fault_cluster.kubeconfig)) as api,
+        Witness(api) as witness,
+        PlayedNode(api, witness) as node,
+    ):
+        yield Bench(fault_cluster, api, witness, node, tmp_path_factory.mktemp("lanes"))

@@ -1,0 +1,121 @@
+"""The operator as a process that can be killed at any moment and is quickly there again.
+
+It is forked from a server that has imported the program already: hundreds of starts would otherwise be spent on imports.
+"""
+
+import asyncio
+import ctypes
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import aiohttp
+from kubernetes.aio.config import kube_config
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.faults.support.operator_program", "finetune_operator.main"])
+_PR_SET_PDEATHSIG = 1
+
+
+def run_operator(environ: Mapping[str, str], log: str) -> None:
+    """Become the operator, as its console script starts it."""
+    # Whatever ends the tests ends the operators too.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    for name in [name for name in os.environ if name.startswith(("FINETUNE_", "KUBE"))]:
+        del os.environ[name]
+    os.environ.update(environ)
+    sys.argv = ["finetune-operator"]
+    # The library reads the variable when it is imported, which was before the fork.
+    kube_config.KUBE_CONFIG_DEFAULT_LOCATION = environ["KUBECONFIG"]
+    from finetune_operator.main import main
+
+    main()
+
+
+def find_free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class OperatorProcess:
+    """An operator that watches ``namespaces`` by way of ``kubeconfig``; its log is kept over restarts."""
+
+    def __init__(self, kubeconfig: Path, namespaces: tuple[str, ...], log: Path, **environ: str) -> None:
+        self.log = log
+        self.report_port, self._health_port = find_free_port(), find_free_port()
+        self._environ = {
+            "KUBECONFIG": str(kubeconfig),
+            "FINETUNE_TRAINER_IMAGE": "trainer:faults",
+            "FINETUNE_WATCH_NAMESPACES": ",".join(namespaces),
+            "FINETUNE_OPERATOR_NAMESPACE": namespaces[0],
+            "FINETUNE_HEALTH_PORT": str(self._health_port),
+            "FINETUNE_REPORT_PORT": str(self.report_port),
+            "FINETUNE_RESYNC_SECONDS": "300",
+            "FINETUNE_LOG_LEVEL": "DEBUG",
+            "FINETUNE_LOG_FORMAT": "text",
+            **environ,
+        }
+        self._process: ForkServerProcess | None = None
+        self.starts = 0
+
+    @property
+    def is_alive(self) -> bool:
+        """True while the process runs."""
+        return self._process is not None and self._process.is_alive()
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the last process ended; None while it runs."""
+        return self._process.exitcode if self._process is not None else None
+
+    def start(self) -> None:
+        """Start a process."""
+        assert not self.is_alive
+        self._process = _CONTEXT.Process(target=run_operator, args=(self._environ, str(self.log)), daemon=True)
+        self._process.start()
+        self.starts += 1
+
+    def kill(self) -> None:
+        """End the process by SIGKILL, at once."""
+        if self._process is not None:
+            self._process.kill()
+
+    async def wait_for_end(self, seconds: float = 10.0) -> None:
+        """Wait until the process has ended."""
+        async with asyncio.timeout(seconds):
+            while self.is_alive:  # noqa: ASYNC110  # nothing tells
+                await asyncio.sleep(0.01)
+
+    async def wait_until_ready(self, seconds: float = 60.0) -> None:
+        """Wait until the operator says that it is ready.
+
+        :raises AssertionError: it ended, or took longer.
+        """
+        url = f"http://127.0.0.1:{self._health_port}/readyz"
+        try:
+            async with asyncio.timeout(seconds), aiohttp.ClientSession() as session:
+                while True:
+                    try:
+                        async with session.get(url) as answer:
+                            if answer.status == 200:
+                                return
+                    except aiohttp.ClientError:
+                        pass
+                    assert self.is_alive, f"the operator ended with {self.exit_code}:\n{self.read_log()}"
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"the operator was not ready within {seconds:.0f} s:\n{self.read_log()}") from None
+
+    def read_log(self, lines: int = 40) -> str:
+        """Return the end of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else "(no log)"
