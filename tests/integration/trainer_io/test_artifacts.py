@@ -55,7 +55,9 @@ def make_folder(folder: Path, **contents: bytes) -> Path:
 
 
 def test_published_artifact_is_complete_and_verified(store: Store, tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "adapter", config=b"{}", weights=os.urandom(300_000), sub__file=b"", **{MANIFEST_NAME: b"not mine"})
+    folder = make_folder(
+        tmp_path / "adapter", config=b"{}", weights=os.urandom(300_000), sub__file=b"", **{MANIFEST_NAME: b"not mine", ".cache__x": b""}
+    )
     artifact = publish(folder, store, "adapter", fields(kind="adapter"))
     content = store.read(f"adapter/{MANIFEST_NAME}", 10**6)
     assert content is not None
@@ -65,7 +67,7 @@ def test_published_artifact_is_complete_and_verified(store: Store, tmp_path: Pat
     assert artifact.base_model == "hf://org/model@abc"
     assert artifact.format == "peft"
     manifest = ArtifactManifest.model_validate_json(content)
-    assert [file.path for file in manifest.files] == ["config", "sub/file", "weights"]
+    assert [file.path for file in manifest.files] == [".cache/x", "config", "sub/file", "weights"]
     assert verify(store, "adapter") == manifest
     assert download_verified(store, "adapter", tmp_path / "again") == manifest
     assert (tmp_path / "again/weights").read_bytes() == (folder / "weights").read_bytes()

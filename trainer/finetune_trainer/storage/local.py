@@ -31,8 +31,7 @@ class LocalStore(Store):
         if not start.exists():
             return []
         found: list[StoredFile] = []
-        for parent, folders, names in os.walk(start, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+        for parent, _, names in os.walk(start, onerror=_raise):
             for name in names:
                 file = Path(parent, name)
                 if not name.endswith(PART_SUFFIX) and file.is_file():
