@@ -51,7 +51,9 @@ def test_a_pod_has_its_variables_its_volumes_and_its_last_word(processes: Cluste
         "assert open(os.path.join(os.environ['FINETUNE_ROOT'], 'keys', 'KEY')).read() == 'hidden'\n"
         "assert open('/keys/KEY').read() == 'hidden'  # a path in an argument leads there too\n"
         "open(os.path.join(os.environ['HOME'], 'mark'), 'w').write('x')\n"
-        "open(os.environ['FINETUNE_ROOT'] + '/dev/termination-log', 'w').write('that was all')\n"
+        "last = os.environ['FINETUNE_ROOT'] + '/dev/termination-log'\n"
+        "assert os.environ['FINETUNE_TERMINATION_MESSAGE_PATH'] == last\n"
+        "open(last, 'w').write('that was all')\n"
         "print('work is', os.environ['HOME'])\n"
         "raise SystemExit(3)\n"
     )

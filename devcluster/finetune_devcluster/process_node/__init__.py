@@ -8,7 +8,8 @@ stand-in, and says so when it starts, on its node and in an event of every pod. 
   contexts, resource limits and network policies are ignored.
 - unpack images: the name of an image is looked up in a table of local commands (`Cluster.map_image`).
 - mount: a container's path `P` lies at `$FINETUNE_ROOT/P`. Environment values and arguments that are, or begin with, the
-  path of a volume are rewritten to it; a program that has a path of its own must look at `FINETUNE_ROOT`.
+  path of a volume are rewritten to it; a program that has a path of its own must look at `FINETUNE_ROOT`. The file of
+  the termination message is also named by `FINETUNE_TERMINATION_MESSAGE_PATH`.
 - route: there are no pod addresses and no ClusterIPs. In Python programs, names of Services lead to the local port of a
   pod behind them (`python_path/sitecustomize.py`); other programs do not find them.
 - init containers, several containers, liveness probes, claims and host paths: such pods fail and say why.

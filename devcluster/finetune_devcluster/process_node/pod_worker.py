@@ -156,6 +156,8 @@ class PodWorker:
         argv[0] = shutil.which(argv[0], path=variables["PATH"]) or argv[0]
         work_dir = Path(environment.rewrite_paths(container.get("workingDir", ""), paths, str(root)) or root)
         message_path = root / container.get("terminationMessagePath", "/dev/termination-log").lstrip("/")
+        # For programs that write their last word to a path of their own, as the trainer does.
+        variables.setdefault("FINETUNE_TERMINATION_MESSAGE_PATH", str(message_path))
         restarts, last = 0, None
         while True:
             message_path.parent.mkdir(parents=True, exist_ok=True)
