@@ -69,7 +69,17 @@ class Reconciler:
         if observation is None:
             return None
         await self._publish_status(observation)
-        return RETRY_REFUSED_SECONDS if refusal is not None else plan.look_again_in
+        if refusal is not None:
+            return RETRY_REFUSED_SECONDS
+        return plan.look_again_in if _has_ended(observation) else self._look_again_after_the_end(uid)
+
+    def _look_again_after_the_end(self, uid: str) -> float | None:
+        """Return when the children of a run that has just ended are to go. No watch event tells: the store has seen the write."""
+        observation = self._observer.observe(uid)
+        if observation is None or not _has_ended(observation):
+            return None
+        plan = compute_plan(observation, self._clock())
+        return 0.0 if plan.actions else plan.look_again_in
 
     async def _look_for_ends(self, observation: Observation) -> Observation:
         """Ask for the run's pods: their watch is behind that of the Jobs, and a verdict without them would be wrong for good."""
@@ -136,3 +146,7 @@ class Reconciler:
         except ApiError as error:
             if not error.conflict:
                 log.warning("event not posted: %s", error)
+
+
+def _has_ended(observation: Observation) -> bool:
+    return observation.status.phase is not None and observation.status.phase.is_terminal

@@ -10,7 +10,7 @@ from finetune_operator.observation import Observation
 from finetune_operator.status.accounting import compute_account
 from finetune_operator.status.conditions import State, build_conditions
 from finetune_operator.status.diagnosis import NEEDS_HELP, NOT_ADMITTED, Diagnosis, compute_diagnosis
-from finetune_operator.status.outcome import Verdict, compute_verdict
+from finetune_operator.status.outcome import Verdict, compute_verdict, is_ending
 
 
 def compute_status(observation: Observation, now: datetime) -> FineTuneJobStatus:
@@ -23,6 +23,8 @@ def compute_status(observation: Observation, now: datetime) -> FineTuneJobStatus
     verdict = compute_verdict(observation)
     if verdict is not None:
         return _ended(observation, verdict, now)
+    if is_ending(observation):
+        return previous  # the verdict follows; a write for the moment until then would say less
     return _underway(observation, compute_diagnosis(observation), now)
 
 

@@ -8,7 +8,7 @@ from finetune_api.reasons import Reason
 from finetune_api.status import Phase
 from finetune_operator.objects import Object, condition_of, has_started, holds, is_over, name_of, trainer_status_of
 from finetune_operator.observation import Observation
-from finetune_operator.status.outcome import compute_pod_outcome
+from finetune_operator.status.outcome import compute_pod_outcome, count_crashes
 
 _POD_IS_REFUSED: Final = re.compile(r'^Error creating: [Pp]ods? "[^"]*" is (?:forbidden|invalid): ')
 """The name of the pod differs with each try; without it the message stays the same, and nothing is written for it."""
@@ -128,23 +128,12 @@ def _diagnose_absence(observation: Observation, last: Object | None) -> Diagnosi
     outcome = compute_pod_outcome(last) if last is not None else None
     if outcome is not None and outcome.retry == "free":
         return Diagnosis(Phase.STARTING, Reason.INTERRUPTED, f"{outcome.message} The next pod resumes from the last checkpoint.")
-    if outcome is not None and outcome.retry == "counted" and observation.spec is not None:
-        failures = _count_failures(observation)
-        if failures > observation.spec.backoff_limit:
-            # No retry is left, and the Job is about to say that it has failed.
-            return Diagnosis(Phase.STARTING, outcome.reason, outcome.message)
-        message = f"{outcome.message} Retry {failures} of {observation.spec.backoff_limit} follows."
+    if outcome is not None and outcome.retry == "counted" and observation.job is not None:
+        message = f"{outcome.message} Retry {count_crashes(observation)} of {observation.job['spec']['backoffLimit']} follows."
         return Diagnosis(Phase.STARTING, Reason.RETRYING, message)
     if observation.warning is not None:
         return diagnose_refusal(observation.warning.get("message", ""))
     return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, _WAITING)
-
-
-def _count_failures(observation: Observation) -> int:
-    """Return how many pods have failed within the budget. The Job counts them a moment after they are seen, and keeps the count longer."""
-    counted = observation.job.get("status", {}).get("failed", 0) if observation.job else 0
-    outcomes = [compute_pod_outcome(pod) for pod in observation.pods]
-    return max(counted, sum(outcome is not None and outcome.retry == "counted" for outcome in outcomes))
 
 
 def diagnose_refusal(words: str) -> Diagnosis:

@@ -66,6 +66,22 @@ def lacks_ends(observation: Observation) -> bool:
     return not all(map(is_over, observation.pods)) or len(observation.pods) < counted
 
 
+def is_ending(observation: Observation) -> bool:
+    """True where the run's end is certain, and only the Job's controller has yet to say so, about a second after the pod."""
+    job = observation.job
+    if job is None or is_finished(job) or not all(map(is_over, observation.pods)):
+        return False
+    outcomes = [outcome for pod in observation.pods if (outcome := compute_pod_outcome(pod)) is not None]
+    return any(outcome.retry == "never" for outcome in outcomes) or count_crashes(observation) > job["spec"]["backoffLimit"]
+
+
+def count_crashes(observation: Observation) -> int:
+    """Return how much of ``backoffLimit`` is used: by the pods that can be seen, or by the Job's own count, which comes later."""
+    outcomes = [outcome for pod in observation.pods if (outcome := compute_pod_outcome(pod)) is not None]
+    counted = observation.job.get("status", {}).get("failed", 0) if observation.job is not None else 0
+    return max(counted, sum(outcome.retry == "counted" for outcome in outcomes))
+
+
 def compute_verdict(observation: Observation) -> Verdict | None:
     """Return how the run ended, or None while it has not."""
     job = observation.job

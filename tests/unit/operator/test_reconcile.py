@@ -320,6 +320,21 @@ async def test_children_go_when_their_time_is_over_and_the_run_stays(api: InMemo
     assert _run(api)["status"] == status
 
 
+async def test_the_end_itself_sets_the_clock_of_the_children(api: InMemoryApi) -> None:
+    operator = Operator(api)
+    await operator.settle()
+    _end_job(api, build_summary())
+    assert await operator.reconcile() == 604_800
+
+
+async def test_where_nothing_is_to_be_kept_the_children_go_at_once(api: InMemoryApi) -> None:
+    api.seed(FINETUNEJOBS, build_finetunejob({"ttlSecondsAfterFinished": 0}))
+    operator = Operator(api)
+    await operator.settle()
+    _end_job(api, build_summary())
+    assert await operator.reconcile() == 0
+
+
 async def test_a_queued_run_that_was_suspended_gives_its_job_back(api: InMemoryApi) -> None:
     api.seed(FINETUNEJOBS, build_finetunejob({"scheduling": {"queueName": "team-a"}}))
     operator = Operator(api)

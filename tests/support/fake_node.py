@@ -1,0 +1,153 @@
+"""A node without containers, for a control plane that has none: it plays the kubelet for the pods that are bound to it.
+
+It registers a Node, keeps it ready, and patches the status of its pods as a kubelet does: running, ended with an exit code and a
+termination message, asked to go and gone. What a trainer does in between is the test's to say, by a :class:`Script`. Real
+containers are the end-to-end tests' part.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final, Self
+
+from finetune_api.base import format_time
+from finetune_api.names import LABEL_JOB_NAME, TRAINER_CONTAINER
+from finetune_devcluster import Cluster, DevClusterError
+
+Object = dict[str, Any]
+TICK_SECONDS: Final = 0.1
+HEARTBEAT_SECONDS: Final = 4.0
+_MERGE: Final = "application/strategic-merge-patch+json"
+_CAPACITY: Final = {"cpu": "64", "memory": "512Gi", "ephemeral-storage": "1Ti", "pods": "500", "nvidia.com/gpu": "8"}
+
+
+@dataclass
+class Script:
+    """What the pods of one FineTuneJob do."""
+
+    ends: Iterator[tuple[int, str]] = field(default_factory=lambda: iter(()))
+    """Exit code and termination message of each pod in turn; one without runs until it is told to stop."""
+    interrupted: str = ""
+    """Termination message of a pod that is asked to stop; its exit code is 75."""
+
+
+class FakeNode:
+    """A node and its kubelet. As a context manager it comes and goes with the block."""
+
+    def __init__(self, cluster: Cluster, name: str = "fake-node") -> None:
+        self._client = cluster.client
+        self.name = name
+        self.scripts: dict[tuple[str, str], Script] = {}
+        """By namespace and name of the FineTuneJob."""
+        self.faults: list[str] = []
+        """What went wrong in the background."""
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._play, daemon=True), threading.Thread(target=self._beat, daemon=True)]
+
+    def __enter__(self) -> Self:
+        """Register the node and start."""
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name, "labels": {"kubernetes.io/hostname": self.name}}}
+        self._client.request("POST", "/api/v1/nodes", node)
+        conditions = [
+            {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _now(), "lastTransitionTime": _now()}
+        ]
+        status = {"status": {"capacity": _CAPACITY, "allocatable": _CAPACITY, "conditions": conditions}}
+        self._client.request("PATCH", f"/api/v1/nodes/{self.name}/status", status, _MERGE)
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop, and leave the Node behind: the control plane goes as a whole."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(10)
+
+    def end(self, namespace: str, pod: str, exit_code: int, message: str = "", *, disrupted: bool = False) -> None:
+        """Let the trainer of a pod leave."""
+        body = self._client.request("GET", f"/api/v1/namespaces/{namespace}/pods/{pod}")
+        conditions = [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "preempting"}]
+        self._end(body, exit_code, message, conditions if disrupted else [])
+
+    def _beat(self) -> None:
+        path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+        spec = {"holderIdentity": self.name, "leaseDurationSeconds": 40}
+        while True:
+            lease = {"spec": {**spec, "renewTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")}, "metadata": {"name": self.name}}
+            try:
+                self._client.apply(f"{path}/{self.name}", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **lease})
+            except (DevClusterError, OSError) as error:
+                self.faults.append(f"lease: {error}")
+            if self._stop.wait(HEARTBEAT_SECONDS):
+                return
+
+    def _play(self) -> None:
+        while not self._stop.wait(TICK_SECONDS):
+            try:
+                pods = self._client.request("GET", f"/api/v1/pods?fieldSelector=spec.nodeName%3D{self.name}")["items"]
+                for pod in pods:
+                    self._look_at(pod)
+            except (DevClusterError, OSError) as error:
+                if "HTTP 404" not in str(error) and "HTTP 409" not in str(error):
+                    self.faults.append(f"pods: {error}")
+
+    def _look_at(self, pod: Object) -> None:
+        phase, going = pod["status"].get("phase"), "deletionTimestamp" in pod["metadata"]
+        over = phase in ("Succeeded", "Failed")
+        if going and not over and phase == "Running":
+            self._end(pod, 75, self._script_of(pod).interrupted, [])
+        elif going:
+            self._client.request("DELETE", _path(pod), {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}})
+        elif phase == "Pending" and pod["spec"]["containers"][0]["name"] == TRAINER_CONTAINER:
+            self._start(pod)
+
+    def _script_of(self, pod: Object) -> Script:
+        return self.scripts.setdefault((pod["metadata"]["namespace"], pod["metadata"]["labels"].get(LABEL_JOB_NAME, "")), Script())
+
+    def _start(self, pod: Object) -> None:
+        self._patch(pod, "Running", {"running": {"startedAt": _now()}}, [{"type": "Ready", "status": "True"}], started=True)
+        end = next(self._script_of(pod).ends, None)
+        if end is not None:
+            pod = self._client.request("GET", _path(pod))
+            self._end(pod, *end, [])
+
+    def _end(self, pod: Object, exit_code: int, message: str, conditions: list[Object]) -> None:
+        statuses = pod["status"].get("containerStatuses") or [{}]
+        started = statuses[0].get("state", {}).get("running", {}).get("startedAt", _now())
+        state = {
+            "terminated": {
+                "exitCode": exit_code,
+                "reason": "Completed" if exit_code == 0 else "Error",
+                "message": message,
+                "startedAt": started,
+                "finishedAt": _now(),
+            }
+        }
+        self._patch(pod, "Failed" if exit_code else "Succeeded", state, [{"type": "Ready", "status": "False"}, *conditions], started=False)
+
+    def _patch(self, pod: Object, phase: str, state: Object, conditions: list[Object], *, started: bool) -> None:
+        container = pod["spec"]["containers"][0]
+        status = {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": container["image"],
+            "ready": started,
+            "started": started,
+            "restartCount": 0,
+            "state": state,
+        }
+        patch = {
+            "metadata": {"uid": pod["metadata"]["uid"]},
+            "status": {"phase": phase, "conditions": conditions, "containerStatuses": [status]},
+        }
+        self._client.request("PATCH", f"{_path(pod)}/status", patch, _MERGE)
+
+
+def _path(pod: Object) -> str:
+    return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
+
+
+def _now() -> str:
+    return format_time(datetime.now(UTC))
