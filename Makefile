@@ -14,9 +14,13 @@ export OMP_NUM_THREADS ?= 1
 ##@ The two commands
 
 .PHONY: demo
-demo: setup ## A real cluster, the chart, a FineTuneJob trained in a pod. CLUSTER=current: the kubeconfig's own. KEEP=1: leave it running
-	$(PYTHON) -m finetune_devcluster packages
-	$(PYTHON) examples/quickstart/demo.py $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(KEEP),--keep) $(DEMO_FLAGS)
+demo: setup ## The whole way on a real cluster. CLUSTER=current: the kubeconfig's own; SIMULATED_GPUS=1; KEEP=1: leave it running
+	$(PYTHON) examples/quickstart/demo.py $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(SIMULATED_GPUS),--simulated-gpus $(SIMULATED_GPUS)) \
+	  $(if $(KEEP),--keep) $(DEMO_FLAGS)
+
+.PHONY: demo-down
+demo-down: setup ## Remove what `make demo KEEP=1` left
+	$(PYTHON) examples/quickstart/demo.py --down
 
 .PHONY: test
 test: setup lint unit operator-alone packages integration trainer e2e ## Every check and test, the fast ones first
@@ -85,7 +89,7 @@ packages: setup ## The Debian packages that a node needs (as root on Debian; els
 
 .PHONY: images
 images: setup ## Build the operator's and the trainer's image
-	$(PYTHON) -m finetune_devcluster images
+	$(PYTHON) -m finetune_devcluster.image_builder
 
 .PHONY: cluster-up
 cluster-up: setup ## A development cluster that stays; prints how to reach it
