@@ -15,6 +15,7 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo
 demo: setup ## The whole way on a real cluster. CLUSTER=current: the kubeconfig's own; SIMULATED_GPUS=1; KEEP=1: leave it running
+	$(if $(CLUSTER),,$(PYTHON) -m finetune_devcluster packages)
 	$(PYTHON) examples/quickstart/demo.py $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(SIMULATED_GPUS),--simulated-gpus $(SIMULATED_GPUS)) \
 	  $(if $(KEEP),--keep) $(DEMO_FLAGS)
 

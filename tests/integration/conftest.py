@@ -9,6 +9,7 @@ import pytest
 
 from finetune_devcluster import Cluster
 
+CRD_NAME = "crd/finetunejobs.finetune.dev"
 CRD_PATH = Path(__file__).parents[2] / "crds" / "finetunejobs.yaml"
 
 
@@ -21,7 +22,8 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     root = tmp_path_factory.mktemp("control-plane")
     with Cluster.up(f"it-{os.getpid()}", state_root=root, ephemeral=True) as cluster:
         cluster.kubectl("apply", "--server-side", "-f", str(CRD_PATH))
-        cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/finetunejobs.finetune.dev")
+        # A CRD that was just made has no conditions yet, which `kubectl wait --for=condition` takes for an error.
+        cluster.kubectl("wait", "--for=jsonpath={.status.conditions[?(@.type=='Established')].status}=True", "--timeout=30s", CRD_NAME)
         yield cluster
 
 
