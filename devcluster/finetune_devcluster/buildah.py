@@ -117,4 +117,6 @@ def copy_image(source: str, target: str, doing: str, temporary: Path) -> None:
         raise DevClusterError("skopeo is not installed: `python -m finetune_devcluster packages` says how to install it")
     # The policy asks for signatures; of images that were built a moment ago, nobody has made any.
     flags = ["--insecure-policy", "copy", "--dest-oci-accept-uncompressed-layers"]
+    if target.startswith(("docker://localhost:", "docker://127.0.0.1:")):
+        flags.append("--dest-tls-verify=false")  # as Docker does for a registry on this machine
     run_shown([program, *flags, source, target], doing, temporary)

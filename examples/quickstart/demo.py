@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+from demo_current import CurrentCluster
 from demo_follow import collect_losses, describe_failure, follow
 from demo_steps import Background, DemoFailed, Steps, run, say
-from demo_target import OPERATOR, TRAINER, CurrentCluster, DevelopmentCluster, Target, split_image
+from demo_target import OPERATOR, TRAINER, DevelopmentCluster, Target, split_image
 from demo_verify import fetch_artifact, remove_outputs
 
 from finetune_devcluster.errors import DevClusterError

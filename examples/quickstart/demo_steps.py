@@ -73,9 +73,9 @@ class Background:
     """A Python script of this folder that runs beside the next steps."""
 
     def __init__(self, script: str, *arguments: str) -> None:
-        """Start it at low priority: it shares the machine with what is shown meanwhile."""
+        """Start it."""
         path = Path(__file__).with_name(script)
-        words = ["nice", sys.executable, str(path), *arguments]
+        words = [sys.executable, str(path), *arguments]
         self._name = script
         self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

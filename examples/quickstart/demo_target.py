@@ -1,8 +1,7 @@
-"""Where the demo runs: the development cluster of this repository, or whatever the current kubeconfig names."""
+"""Where the demo runs: what it needs of a cluster, and the development cluster of this repository."""
 
 import json
 import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from demo_steps import DemoFailed, run, say
 
 from finetune_devcluster.binaries import ensure_binaries
 from finetune_devcluster.cluster import Cluster
-from finetune_devcluster.image_builder import load_images, push_images
+from finetune_devcluster.image_builder import load_images
 
 OPERATOR = "operator"
 TRAINER = "trainer"
@@ -80,24 +79,28 @@ class Target(Protocol):
         """Return what only this kind of cluster knows about a failure."""
 
 
-class _Commands:
+class Commands:
     """kubectl and Helm, run against one kubeconfig."""
 
     def __init__(self, programs: Mapping[str, str], env: dict[str, str]) -> None:
+        """Use the programs at these paths, by name, with these variables added to the environment."""
         self._programs = programs
         self._env = env
 
     def kubectl(self, *words: str, stdin: str | None = None, timeout: float = 60) -> str:
+        """Run kubectl and return what it printed."""
         return run([self._programs["kubectl"], *words], self._env, stdin, timeout)
 
     def kubectl_words(self) -> tuple[list[str], dict[str, str]]:
+        """Return kubectl's program and environment."""
         return [self._programs["kubectl"]], {**os.environ, **self._env}
 
     def helm(self, *words: str, timeout: float = 300) -> str:
+        """Run Helm and return what it printed."""
         return run([self._programs["helm"], *words], self._env, timeout=timeout)
 
 
-class DevelopmentCluster(_Commands):
+class DevelopmentCluster(Commands):
     """A cluster of this repository's own, started here."""
 
     def __init__(self, name: str, mode: str, gpus: int) -> None:
@@ -165,66 +168,6 @@ class DevelopmentCluster(_Commands):
     def describe_trouble(self) -> str:
         """Return the end of the node's log."""
         return f"--- kubelet\n{self.cluster.log('kubelet', 15)}" if self.cluster.mode == "node" else ""
-
-
-class CurrentCluster(_Commands):
-    """The cluster of the current kubeconfig: kind, k3d, a cloud. It needs images that it can pull, and an S3 store."""
-
-    is_own = False
-
-    def __init__(self) -> None:
-        missing = [name for name in ("kubectl", "helm") if shutil.which(name) is None]
-        programs = {name: str(path) for name, path in ensure_binaries(missing).items()} if missing else {}
-        super().__init__({name: programs.get(name) or str(shutil.which(name)) for name in ("kubectl", "helm")}, {})
-
-    @property
-    def store(self) -> Store:
-        """The store that the environment names.
-
-        :raises DemoFailed: it names none.
-        """
-        endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-        key, secret = os.environ.get("AWS_ACCESS_KEY_ID", ""), os.environ.get("AWS_SECRET_ACCESS_KEY", "")
-        if not (endpoint and key and secret):
-            raise DemoFailed(
-                "with CLUSTER=current the demo needs an S3 store that both this machine and pods reach: set AWS_ENDPOINT_URL, "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and POD_ENDPOINT_URL where pods know it by another URL); "
-                "it uses the bucket `finetune`, which it makes if it is missing"
-            )
-        pod_endpoint = os.environ.get("POD_ENDPOINT_URL", endpoint)
-        return Store(endpoint, pod_endpoint, "finetune", key, secret, os.environ.get("AWS_REGION", "us-east-1"))
-
-    def start(self) -> None:
-        """Look whether the cluster and the store are there."""
-        version = json.loads(self.kubectl("version", "--output=json"))["serverVersion"]["gitVersion"]
-        context = self.kubectl("config", "current-context").strip()
-        say(f"context {context}, Kubernetes {version}; S3 at {self.store.endpoint}")
-
-    def attach(self) -> None:
-        """Do nothing: it is there or not."""
-
-    def provide_images(self) -> dict[str, str]:
-        """Return the images that the environment names, or build them and push them to the registry that it names."""
-        named = {name: os.environ.get(f"{name.upper()}_IMAGE", "") for name in (OPERATOR, TRAINER)}
-        if all(named.values()):
-            return named
-        if registry := os.environ.get("IMAGE_REGISTRY"):
-            return push_images(registry)
-        raise DemoFailed(
-            "with CLUSTER=current the cluster must be able to pull the images: set IMAGE_REGISTRY (host and path) to have them built and "
-            "pushed there, or OPERATOR_IMAGE and TRAINER_IMAGE to images that it has (for kind: docker build, then kind load docker-image)"
-        )
-
-    def stop(self) -> None:
-        """Leave the cluster alone: what the demo put into it is removed before."""
-
-    def describe_writes(self, namespace: str) -> str:  # noqa: ARG002 - others may keep an audit log
-        """Return nothing: the audit log is the cluster's own."""
-        return ""
-
-    def describe_trouble(self) -> str:
-        """Return nothing: kubectl says all there is."""
-        return ""
 
 
 def split_image(reference: str) -> tuple[str, str, str]:
