@@ -14,7 +14,7 @@ _POD_IS_REFUSED: Final = re.compile(r'^Error creating: [Pp]ods? "[^"]*" is (?:fo
 """The name of the pod differs with each try; without it the message stays the same, and nothing is written for it."""
 _BACK_OFF: Final = re.compile(r'^Back-off pulling image "[^"]*"(?:: (?:ErrImagePull|ImagePullBackOff))?:? ?')
 _SECRET: Final = re.compile(r'secret "([^"]+)" not found')
-_PREEMPTION_HINT: Final = re.compile(r" ?preemption: .*$", re.DOTALL)
+_SCHEDULER_HINTS: Final = re.compile(r" ?(?:no new claims to deallocate\b|preemption: ).*$", re.DOTALL)
 
 _WAITING: Final = "Waits for its pod to be created and given a node."
 
@@ -98,7 +98,7 @@ def _diagnose_scheduling(pod: Object) -> Diagnosis:
     scheduled = condition_of(pod, "PodScheduled")
     if scheduled is None or scheduled["status"] != "False":
         return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, _WAITING)
-    words = _PREEMPTION_HINT.sub("", scheduled.get("message", "")).strip()
+    words = _SCHEDULER_HINTS.sub("", scheduled.get("message", "")).strip()
     requests = pod["spec"]["containers"][0].get("resources", {}).get("requests", {})
     asked = ", ".join(f"{name} {amount}" for name, amount in sorted(requests.items()))
     message = f"No node can take the pod now: {(words or scheduled.get('reason', '')).rstrip('., ')}. It asks for {asked}."

@@ -26,7 +26,7 @@ from tests.support.world import (
 PULL = 'rpc error: code = NotFound desc = failed to pull and unpack image "registry.example.com/trainer:1": not found'
 UNSCHEDULABLE = (
     "0/3 nodes are available: 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, 2 Insufficient nvidia.com/gpu. "
-    "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+    "no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
 )
 FORBIDDEN = 'Error creating: pods "support-bot-b8a9b-0-{}" is forbidden: '
 QUOTA = "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=4, limited: requests.nvidia.com/gpu=4"
