@@ -1,7 +1,9 @@
 """A base model and data for trainer tests. Functions here run in a trainer's process: the tests themselves load no torch."""
 
 import json
+import logging
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +191,44 @@ def compare_with_published(config: dict[str, Any], result: Path) -> None:
             }
         )
     )
+
+
+def train_each(configs: list[dict[str, Any]], result: Path) -> None:
+    """Run the trainer once for each of ``configs``, one after the other in this process; write how each ended to ``result``."""
+    from finetune_api.trainer_config import TrainerConfig
+    from finetune_trainer.ending import classify_exception
+    from finetune_trainer.interruption import Interruption
+    from finetune_trainer.logs import set_up_logging
+    from finetune_trainer.run import Run
+
+    set_up_logging()
+    endings: list[dict[str, Any]] = []
+    for config in configs:
+        try:
+            summary = Run(TrainerConfig.model_validate(config), Interruption(), {}).execute()
+        except Exception as error:
+            code, message = classify_exception(error)
+            endings.append({"code": code, "message": message})
+            logging.getLogger(__name__).exception("%s", config["job"]["name"])
+        else:
+            endings.append({"code": 0, **summary.metrics.model_dump(mode="json", by_alias=False)})
+    result.write_text(json.dumps(endings))
+
+
+def stall_while_loading(config: dict[str, Any]) -> None:
+    """Run the trainer where the data never come."""
+    import os
+    import time
+
+    from finetune_trainer.main import main
+    from finetune_trainer.run import run
+
+    def stall(*arguments: Any) -> None:
+        sys.stderr.write(f"stalled, with {len(arguments)} arguments\n")
+        sys.stderr.flush()
+        time.sleep(600)
+
+    run.load_examples = stall
+    os.environ["FINETUNE_CONFIG"] = json.dumps(config)
+    sys.argv = ["finetune-trainer"]
+    main()

@@ -12,6 +12,7 @@ from finetune_trainer.reporting import Reporter
 from tests.support.report_receiver import ReportReceiver, run_receiver
 from tests.trainer.conftest import Finished
 
+pytestmark = pytest.mark.torch  # the trainer's extra
 JOB = JobReference(namespace="n", name="j", uid="u")
 
 
@@ -19,7 +20,6 @@ def build(sequence: int) -> TrainerReport:
     return TrainerReport(job=JOB, sequence=sequence, stage="training")
 
 
-@pytest.mark.torch
 def test_a_run_reports_from_loading_to_publishing(uninterrupted: Finished, receiver: ReportReceiver) -> None:
     reports = receiver.reports
     assert uninterrupted.code == 0

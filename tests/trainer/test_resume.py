@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from finetune_api.exit_codes import ExitCode
 from tests.support.trainer_process import RunningTrainer, Trainers
-from tests.support.trainer_workspace import make_config
+from tests.support.trainer_workspace import make_config, stall_while_loading
 from tests.trainer.conftest import Finished
 
 pytestmark = pytest.mark.torch
@@ -102,14 +103,16 @@ def test_finished_run_ends_at_once_with_its_artifact(uninterrupted: Finished, tr
     assert (uninterrupted.adapter / "manifest.json").read_bytes() == before
 
 
-def test_sigterm_before_the_first_step_exits_at_once(trainers: Trainers, workspace: Path) -> None:
-    running = trainers.start(make_config(workspace, "early"))
-    running.wait_for(lambda: "rows in the format" in running.log, "data")
+def test_sigterm_while_loading_exits_at_once(trainers: Trainers, workspace: Path) -> None:
+    running = trainers.call(stall_while_loading, make_config(workspace, "early"))
+    running.wait_for(lambda: "stalled" in running.log, "stall")
+    begun = time.monotonic()
     running.send(signal.SIGTERM)
     assert running.wait() == ExitCode.INTERRUPTED, running.log
+    assert time.monotonic() - begun < 10
     assert running.summary.outcome == "interrupted"
-    assert running.summary.checkpoint_step is None or running.summary.checkpoint_step >= 1
-    assert not (workspace / "out" / "early" / "adapter").exists()
+    assert running.summary.checkpoint_step is None
+    assert not (workspace / "out" / "early").exists()
 
 
 def test_changed_data_are_not_mixed_into_a_run(trainers: Trainers, workspace: Path) -> None:
