@@ -111,10 +111,10 @@ def create_namespace(cluster: Cluster, name: str) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test ten minutes; what fixtures do (build images, say) has deadlines of its own."""
+    """Give each test twenty minutes; what fixtures do (build images, say) has deadlines of its own."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(600, func_only=True))
+            item.add_marker(pytest.mark.timeout(1200, func_only=True))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,32 +1,56 @@
-"""GPUs that a node advertises and does not have: an error that says so, or training on the CPU where the chart allows it."""
+"""A GPU that a node advertises and does not have: an error that says so; or, where the chart allows it, training on the CPU, preempted and
+resumed as on a real one.
+"""
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from finetune_api.exit_codes import ExitCode
-from tests.support.runs import START_SECONDS, Runs
+from tests.support.runs import START_SECONDS, Run, Runs
 from tests.support.timeline import PODS, condition_of, phase_of, trainer_state_of
 
 pytestmark = pytest.mark.node
 
 SECONDS = 10.0
 """Longest time from the pod's end to the reason."""
+STEPS = 400
+STOP_AT = 10
+"""Step from which on a run counts as in the middle."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def advertised(runs: Runs) -> Iterator[None]:
-    """Two GPUs that the node only claims to have."""
-    runs.cluster.advertise_gpus(2)
+    """One GPU that the node only claims to have."""
+    runs.cluster.advertise_gpus(1)
     yield
     runs.cluster.advertise_gpus(0)
 
 
-@pytest.fixture
-def original_values(runs: Runs) -> Iterator[None]:
-    """Put the release's values back at the end."""
-    yield
+@pytest.fixture(scope="module")
+def before_upgrade(runs: Runs, shared_namespace: str) -> Iterator[tuple[Run, str]]:
+    """A run and its pod, in the middle of which the release was upgraded: its operator now lets trainers do without the GPU."""
+    run = runs.apply(shared_namespace, "before", {"training": {"maxSteps": STEPS}})
+    run.wait_step(1)
+    (pod,) = run.pods()
+    operator = runs.release.list_pods()
+    runs.release.install(development__simulatedGpus="true")
+    assert set(operator).isdisjoint(runs.release.list_pods())
+    yield run, pod
     runs.release.install()
+
+
+@pytest.fixture
+def priority_classes(runs: Runs) -> Iterator[None]:
+    """Priorities `e2e-low` and `e2e-high`."""
+    classes = [
+        {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": f"e2e-{name}"}, "value": value}
+        for name, value in (("low", 10), ("high", 1000))
+    ]
+    runs.cluster.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": classes}))
+    yield
+    runs.cluster.kubectl("delete", "priorityclass", "e2e-low", "e2e-high")
 
 
 def test_a_gpu_without_cuda_fails_the_run_at_once_and_once(runs: Runs, namespace: str) -> None:
@@ -41,28 +65,49 @@ def test_a_gpu_without_cuda_fails_the_run_at_once_and_once(runs: Runs, namespace
     message = condition_of(said.body, "Succeeded")["message"]
     assert "CUDA" in message
     assert "resources.gpus" in message
-    (job,) = run.jobs()
     runs.timeline.wait(lambda: condition_of(run.jobs()[0], "Failed").get("status") == "True", 20, "the Job has failed")
-    assert run.jobs()[0]["status"]["failed"] == 1
+    (job,) = run.jobs()
+    assert (job["spec"]["backoffLimit"], job["status"]["failed"]) == (3, 1)
     assert run.pods() == [pod]
-    assert job["spec"]["backoffLimit"] == 3
 
 
-@pytest.mark.usefixtures("original_values")
-def test_simulated_gpus_train_on_the_cpu_and_an_upgrade_restarts_no_run(runs: Runs, namespace: str) -> None:
-    running = runs.apply(namespace, "before", {"training": {"maxSteps": 400}})
-    running.wait_step(1)
-    (pod,) = running.pods()
-    operator = runs.release.list_pods()
-    runs.release.install(development__simulatedGpus="true")
-    assert set(operator).isdisjoint(runs.release.list_pods())
-    simulated = runs.apply(namespace, "simulated", {"resources": {"gpus": 1}})
-    ended = simulated.wait_success()
-    messages = {condition_of(body, "Running").get("message", "") for body in simulated.history() if phase_of(body) == "Running"}
+def test_an_upgrade_of_the_chart_restarts_no_run(before_upgrade: tuple[Run, str]) -> None:
+    run, pod = before_upgrade
+    ended = run.wait_success()
+    assert run.pods() == [pod]
+    assert ended["status"]["restarts"] == 0
+    assert [step for step, _ in run.read_losses(ended)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.usefixtures("before_upgrade")
+def test_a_simulated_gpu_trains_on_the_cpu_and_status_says_so(runs: Runs, namespace: str) -> None:
+    run = runs.apply(namespace, "simulated", {"resources": {"gpus": 1}})
+    ended = run.wait_success()
+    messages = {condition_of(body, "Running").get("message", "") for body in run.history() if phase_of(body) == "Running"}
     assert any("trains on the CPU: this cluster's GPUs are simulated" in message for message in messages)
     assert "simulated" in condition_of(ended, "Accepted")["message"]
     assert ended["status"]["gpus"] == 1
-    upgraded = running.wait_success()
-    assert running.pods() == [pod]
-    assert upgraded["status"]["restarts"] == 0
-    assert [step for step, _ in running.read_losses(upgraded)] == list(range(1, 401))
+
+
+@pytest.mark.usefixtures("before_upgrade", "priority_classes")
+def test_a_preempted_run_loses_nothing_and_costs_no_retry(runs: Runs, namespace: str) -> None:
+    gpu = {"resources": {"gpus": 1}}
+    low = runs.apply(namespace, "low", {**gpu, "training": {"maxSteps": STEPS}, "scheduling": {"priorityClassName": "e2e-low"}})
+    low.wait_step(STOP_AT)
+    high = runs.apply(namespace, "high", {**gpu, "scheduling": {"priorityClassName": "e2e-high"}})
+    high.wait_success()
+    ended = low.wait_success()
+    first = low.pods()[0]
+    assert low.exit_code_of(first) == ExitCode.INTERRUPTED
+    step = low.checkpoint_step_of(first)
+    assert STOP_AT <= step < STEPS
+    assert ended["status"]["restarts"] == 1
+    assert [at for at, _ in low.read_losses(ended)] == list(range(1, STEPS + 1))
+    assert f"going on from the checkpoint of step {step} of {STEPS}" in low.log(low.pods()[-1])
+    # backoffLimit is 0, so one failure that counts would have ended the run.
+    (job,) = low.jobs()
+    assert job["spec"]["backoffLimit"] == 0
+    assert job["status"].get("failed", 0) == 0
+    reasons = {condition_of(body, "Succeeded").get("reason") for body in low.history()}
+    assert reasons >= {"Training", "Interrupted", "Completed"}
+    runs.notes.append(f"preempted at step {step} of {STEPS}")

@@ -38,35 +38,28 @@ class Victim:
     config: TrainerConfig
 
 
-@pytest.fixture(scope="module")
-def training(runs: Runs, shared_namespace: str) -> dict[str, Victim]:
-    """Two runs that have reported, and train on for as long as these tests last."""
-    patch = {"training": {"maxSteps": 100_000}}
-    made = {name: runs.apply(shared_namespace, name, patch) for name in ("victim", "other")}
-    return {name: observe_victim(runs, run) for name, run in made.items()}
-
-
-def test_reports_of_others_are_refused_and_change_nothing(
-    runs: Runs, images: dict[str, str], training: dict[str, Victim], shared_namespace: str
-) -> None:
-    victim, other = training["victim"], training["other"]
+def test_reports_of_others_are_refused_and_change_nothing(runs: Runs, images: dict[str, str], namespace: str) -> None:
+    # One run trains; another's pod is there too, and waits for a GPU.
+    other_run = runs.apply(namespace, "other", {"resources": {"gpus": 1}})
+    victim = observe_victim(runs, runs.apply(namespace, "victim", {"training": {"maxSteps": 100_000}}))
+    other_uid, other_pod = other_run.get()["metadata"]["uid"], other_run.pods()[0]
     audience = report_audience(victim.uid)
-    apply_pod(runs, shared_namespace, "bystander", images["operator"], "import time; time.sleep(600)", {})
+    apply_pod(runs, namespace, "bystander", images["operator"], "import time; time.sleep(600)", {})
     report = build_report(victim, 2**40)
     reports = {
         "no token": ("", report),
         "no token at all, but a word": ("secret", report),
-        "bound to no pod": (mint(runs, shared_namespace, audience), report),
-        "wrong audience": (mint(runs, shared_namespace, "finetune.dev/report", victim.pod), report),
-        "for the API server": (mint(runs, shared_namespace, "https://kubernetes.default.svc.cluster.local", victim.pod), report),
-        "other run's token as it is": (mint(runs, shared_namespace, report_audience(other.uid), other.pod), report),
-        "other run's pod, this run's audience": (mint(runs, shared_namespace, audience, other.pod), report),
-        "bystander's pod, this run's audience": (mint(runs, shared_namespace, audience, "bystander"), report),
-        "own token, older report": (mint(runs, shared_namespace, audience, victim.pod), build_report(victim, 1)),
-        "own token, not a number": (mint(runs, shared_namespace, audience, victim.pod), build_report(victim, 2**40, loss="NaN")),
-        "own token, negative": (mint(runs, shared_namespace, audience, victim.pod), build_report(victim, 2**40, percentage=-1)),
+        "bound to no pod": (mint(runs, namespace, audience), report),
+        "wrong audience": (mint(runs, namespace, "finetune.dev/report", victim.pod), report),
+        "for the API server": (mint(runs, namespace, "https://kubernetes.default.svc.cluster.local", victim.pod), report),
+        "other run's token as it is": (mint(runs, namespace, report_audience(other_uid), other_pod), report),
+        "other run's pod, this run's audience": (mint(runs, namespace, audience, other_pod), report),
+        "bystander's pod, this run's audience": (mint(runs, namespace, audience, "bystander"), report),
+        "own token, older report": (mint(runs, namespace, audience, victim.pod), build_report(victim, 1)),
+        "own token, not a number": (mint(runs, namespace, audience, victim.pod), build_report(victim, 2**40, loss="NaN")),
+        "own token, negative": (mint(runs, namespace, audience, victim.pod), build_report(victim, 2**40, percentage=-1)),
     }
-    answers = send(runs, shared_namespace, images["operator"], victim, reports)
+    answers = send(runs, namespace, images["operator"], victim, reports)
     assert answers == {
         "no token": 401,
         "no token at all, but a word": 401,
@@ -84,10 +77,10 @@ def test_reports_of_others_are_refused_and_change_nothing(
     # The run's own reports still come through, and nothing forged ever stood in its status.
     seen = victim.run.history()[-1]
     victim.run.wait_step(seen["status"]["progress"]["step"] + 1)
-    assert all(step(body) < FORGED_STEP for body in [*victim.run.history(), *other.run.history()])
+    assert all(step(body) < FORGED_STEP for body in [*victim.run.history(), *other_run.history()])
     # With a token that is right in all, the very same report is taken: what was refused above was refused for its token alone.
-    taken = {"own token": (mint(runs, shared_namespace, audience, victim.pod), report)}
-    assert send(runs, shared_namespace, images["operator"], victim, taken) == {"own token": 202}
+    taken = {"own token": (mint(runs, namespace, audience, victim.pod), report)}
+    assert send(runs, namespace, images["operator"], victim, taken) == {"own token": 202}
     victim.run.wait(lambda body: step(body) == FORGED_STEP, 20, "shows what its own pod reported")
 
 

@@ -8,12 +8,12 @@ from finetune_devcluster import Cluster
 from finetune_devcluster.errors import DevClusterError
 from tests.support.manifests import Manifest
 from tests.support.release import Release
-from tests.support.timeline import FINETUNEJOBS, JOBS, PODS, Object, Sighting, Timeline, condition_of, phase_of, step_of
+from tests.support.timeline import FINETUNEJOBS, JOBS, PODS, Object, Sighting, Timeline, condition_of, phase_of, step_of, trainer_state_of
 from tests.support.tiny_run import build_run, connect
 
-START_SECONDS: Final = 120
+START_SECONDS: Final = 300
 """Longest time from apply to the first step on a busy machine: loading the libraries takes most of it."""
-RUN_SECONDS: Final = 150
+RUN_SECONDS: Final = 300
 """Longest time from the first step to the end."""
 
 
@@ -92,9 +92,9 @@ class Run:
         """Return the FineTuneJob as it is when it has succeeded."""
         return self.wait_phase("Succeeded", seconds).body
 
-    def history(self) -> list[Object]:
-        """Return every version seen."""
-        return [each.body for each in self._timeline.history(FINETUNEJOBS, self.namespace, self.name)]
+    def history(self, since: float = 0.0) -> list[Object]:
+        """Return every version seen after ``since``."""
+        return [each.body for each in self._timeline.history(FINETUNEJOBS, self.namespace, self.name, since)]
 
     def get(self) -> Object:
         """Return the FineTuneJob as the API server has it now."""
@@ -117,6 +117,18 @@ class Run:
     def pod_history(self, name: str) -> list[Sighting]:
         """Return every version of one of the run's pods."""
         return self._timeline.history(PODS, self.namespace, name)
+
+    def exit_code_of(self, pod: str) -> int:
+        """Return the exit code of one of the run's pods, seen before the pod went."""
+        codes = [trainer_state_of(each.body).get("terminated", {}).get("exitCode") for each in self.pod_history(pod)]
+        return int(next(code for code in reversed(codes) if code is not None))
+
+    def checkpoint_step_of(self, pod: str) -> int:
+        """Return which step's checkpoint an interrupted trainer said that it had published."""
+        words = [trainer_state_of(each.body).get("terminated", {}).get("message") for each in self.pod_history(pod)]
+        summary: Object = json.loads(next(word for word in reversed(words) if word))
+        assert summary["outcome"] == "interrupted", summary
+        return int(summary["checkpoint_step"])
 
     def log(self, pod: str) -> str:
         """Return the log of a pod that is still there."""

@@ -86,11 +86,15 @@ def build_run(namespace: str, name: str, bucket: str, patch: Manifest | None = N
             "learningRate": 1e-2,
             "perDeviceBatchSize": 1,
             "gradientAccumulationSteps": 1,
-            "maxLength": 128,
+            "maxLength": 64,
+            "packing": False,
+            "gradientCheckpointing": False,
             "checkpoint": {"everySteps": 1000},
         },
         "resources": {"gpus": 0, "cpu": "100m", "memory": "3Gi"},
         "output": {"uri": f"s3://{bucket}/adapters/{namespace}/{name}", **credentials},
+        # Threads of several trainers on few processors wait for each other.
+        "pod": {"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]},
         "backoffLimit": 0,
     }
     return {
