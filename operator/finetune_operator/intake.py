@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import Final
 
 from finetune_api.names import LABEL_MANAGED_BY, MANAGED_BY
@@ -22,6 +23,9 @@ SELECTORS: Final[dict[Resource, dict[str, str]]] = {
 FOLLOW_UP_SECONDS: Final = 0.1
 """Changes of Jobs and pods come in clusters; they wait this long for each other, and new runs go before them."""
 
+RELIST_SECONDS: Final = 1.0
+"""A watch that begins anew shows its objects one by one; this long after the first of them, the store is compared with lists."""
+
 log = logging.getLogger(__name__)
 
 
@@ -35,9 +39,12 @@ class Intake:
         self._namespaces = namespaces
         self.last_resync = 0.0
         """When the last complete comparison ended, on the monotonic clock; 0 before the first."""
+        self._relisted = asyncio.Event()
 
     def take(self, resource: Resource, event_type: str | None, body: Object) -> None:
-        """Take in one watch event."""
+        """Take in one watch event; without a type, it is of the list with which a watch began (at the start, or after a gap)."""
+        if event_type is None:
+            self._relisted.set()
         change = self._store.remove if event_type == "DELETED" else self._store.put
         if owner := change(resource, body):
             self._queue.add_after(owner, 0 if resource is FINETUNEJOBS else FOLLOW_UP_SECONDS)
@@ -55,9 +62,16 @@ class Intake:
         self.last_resync = time.monotonic()
 
     async def resync_forever(self, every_seconds: float) -> None:
-        """Resync at regular intervals; a failure waits for the next one."""
+        """Resync at regular intervals, and after a watch has begun anew: what was deleted before its list, it never tells.
+
+        A failure waits for the next one.
+        """
         while True:
-            await asyncio.sleep(every_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(every_seconds):
+                    await self._relisted.wait()
+                    await asyncio.sleep(RELIST_SECONDS)
+            self._relisted.clear()
             try:
                 await self.resync()
             except Exception:

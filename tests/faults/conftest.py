@@ -13,6 +13,7 @@ from tests.faults.support.direct import DirectApi
 from tests.faults.support.figures import Figures
 from tests.faults.support.node import PlayedNode
 from tests.faults.support.witness import Witness
+from tests.support.operator_process import install_rights, write_kubeconfig
 
 CRD_PATH = Path(__file__).parents[2] / "crds" / "finetunejobs.yaml"
 
@@ -52,6 +53,7 @@ def fault_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     with Cluster.up(f"faults-{os.getpid()}", state_root=root, ephemeral=True) as cluster:
         cluster.kubectl("apply", "--server-side", "-f", str(CRD_PATH))
         cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/finetunejobs.finetune.dev")
+        install_rights(cluster)
         yield cluster
 
 
@@ -63,4 +65,5 @@ async def bench(fault_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
         Witness(api) as witness,
         PlayedNode(api, witness) as node,
     ):
-        yield Bench(fault_cluster, api, witness, node, tmp_path_factory.mktemp("lanes"))
+        folder = tmp_path_factory.mktemp("lanes")
+        yield Bench(fault_cluster, write_kubeconfig(fault_cluster, folder / "operator.kubeconfig"), api, witness, node, folder)

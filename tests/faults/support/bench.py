@@ -6,12 +6,13 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from finetune_api.names import API_VERSION, KIND, PLURAL
 from finetune_devcluster import Cluster
+from tests.faults.support.calls import Call
 from tests.faults.support.direct import DirectApi, Object, Refused
 from tests.faults.support.node import PlayedNode, Script
 from tests.faults.support.operator_process import OperatorProcess
@@ -41,11 +42,30 @@ class Lane:
             while sum(call.verb == "watch" for call in self.proxy.calls[seen:]) < wanted:  # noqa: ASYNC110  # nothing tells
                 await asyncio.sleep(0.02)
 
-    async def restart(self) -> None:
-        """Kill the operator and start it anew."""
+    async def stop(self) -> None:
+        """Kill the operator."""
         self.operator.kill()
         await self.operator.wait_for_end()
+
+    async def restart(self) -> None:
+        """Kill the operator and start it anew."""
+        await self.stop()
         await self.start()
+
+    @asynccontextmanager
+    async def kept_alive(self) -> AsyncIterator[None]:
+        """Start the operator, and start it again whenever it ends, as a kubelet would."""
+        keeper = asyncio.create_task(self._keep_alive())
+        try:
+            yield
+        finally:
+            keeper.cancel()
+
+    async def _keep_alive(self) -> None:
+        while True:
+            if not self.operator.is_alive:
+                self.operator.start()
+            await asyncio.sleep(0.02)
 
 
 @dataclass(slots=True)
@@ -54,7 +74,9 @@ class Case:
 
     bench: "Bench"
     namespace: str
-    converged: datetime | None = field(default=None)
+    converged: datetime | None = None
+    patience: float = 60.0
+    """Seconds that a step may take."""
 
     @property
     def script(self) -> Script:
@@ -95,25 +117,25 @@ class Case:
         """Return the objects of a collection."""
         return self.bench.witness.find(self.namespace, path)
 
-    async def until_phase(self, phase: str, seconds: float = 60.0) -> None:
+    async def until_phase(self, phase: str) -> None:
         """Wait until the phase is ``phase``."""
-        await self.until(lambda: self.phase == phase, seconds, f"phase {phase}")
+        await self.until(lambda: self.phase == phase, f"phase {phase}")
 
-    async def until(self, condition: Callable[[], object], seconds: float, words: str) -> None:
+    async def until(self, condition: Callable[[], object], words: str) -> None:
         """Wait until ``condition`` holds; where it doesn't, fail with what is there."""
-        await self.bench.witness.until(condition, seconds, lambda: f"{words}; there is {json.dumps(self.state, indent=1)}")
+        await self.bench.witness.until(condition, self.patience, lambda: f"{words}; there is {json.dumps(self.state, indent=1)}")
 
     @property
     def state(self) -> Object:
         """The namespace's state without names and times."""
         return build_state(self.bench.witness.current[self.namespace].values(), self.bench.witness.history[self.namespace])
 
-    async def converge(self, expected: Object, seconds: float = 60.0) -> float:
+    async def converge(self, expected: Object, *, jobs_of_an_attempt: int = 1) -> float:
         """Wait until the state is ``expected``, check that the history broke no promise, and return how long it took, in seconds."""
         began = time.monotonic()
-        await self.until(lambda: self.state == expected, seconds, f"the clean run's state {json.dumps(expected, indent=1)}")
+        await self.until(lambda: self.state == expected, f"the clean run's state {json.dumps(expected, indent=1)}")
         self.converged = datetime.now(UTC)
-        self.check()
+        self.check(jobs_of_an_attempt=jobs_of_an_attempt)
         return time.monotonic() - began
 
     def check(self, *, jobs_of_an_attempt: int = 1) -> None:
@@ -133,17 +155,30 @@ class Case:
             assert time.monotonic() < deadline, f"no rest within {seconds} s: {self.state}"
 
 
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A clean run."""
+
+    state: Object
+    """The state at its end."""
+    calls: list[Call]
+    """The operator's calls, from its start on."""
+    watch_events: list[tuple[str, str | None, str, str]]
+    """What its watches were sent: see :attr:`FaultProxy.watch_events`."""
+
+
 class Bench:
     """One API server with a witness and a played node, shared by all cases."""
 
-    def __init__(self, cluster: Cluster, api: DirectApi, witness: Witness, node: PlayedNode, folder: Path) -> None:
+    def __init__(self, cluster: Cluster, kubeconfig: Path, api: DirectApi, witness: Witness, node: PlayedNode, folder: Path) -> None:
         self.cluster = cluster
+        self._kubeconfig = kubeconfig
         self.api = api
         self.witness = witness
         self.node = node
         self.folder = folder
-        self.expected: dict[str, Object] = {}
-        """The clean run's state of each scenario."""
+        self.recordings: dict[str, Recording] = {}
+        """The clean run of each scenario, by its name."""
 
     async def make_cases(self, count: int) -> list[Case]:
         """Make ``count`` namespaces in which pods can be made."""
@@ -167,7 +202,7 @@ class Bench:
         namespaces = tuple(case.namespace for case in cases)
         folder = self.folder / namespaces[0]
         folder.mkdir()
-        async with FaultProxy(Path(self.cluster.kubeconfig), folder, seed=seed) as proxy:
+        async with FaultProxy(self._kubeconfig, folder, seed=seed) as proxy:
             lane = Lane(proxy, OperatorProcess(proxy.kubeconfig, namespaces, folder / "operator.log", **environ), namespaces)
             try:
                 if start:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+import yaml
 
 Object = dict[str, Any]
 
@@ -24,17 +25,25 @@ class Refused(Exception):
 
 
 def read_server(kubeconfig: Path) -> str:
-    """Return the server's URL from a kubeconfig (in JSON, as the development cluster writes it)."""
-    server: str = json.loads(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
+    """Return the server's URL from a kubeconfig."""
+    server: str = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
     return server
 
 
+def read_token(kubeconfig: Path) -> str | None:
+    """Return the user's bearer token from a kubeconfig, if that is what it has."""
+    token: str | None = yaml.safe_load(kubeconfig.read_text())["users"][0]["user"].get("token")
+    return token
+
+
 def build_tls(kubeconfig: Path) -> ssl.SSLContext:
-    """Return a TLS context with the authority and the client certificate of a kubeconfig."""
-    config = json.loads(kubeconfig.read_text())
+    """Return a TLS context with the authority and (if there is one) the client certificate of a kubeconfig."""
+    config = yaml.safe_load(kubeconfig.read_text())
     user = config["users"][0]["user"]
     authority = base64.b64decode(config["clusters"][0]["cluster"]["certificate-authority-data"]).decode()
     context = ssl.create_default_context(cadata=authority)
+    if "client-certificate-data" not in user:
+        return context
     with tempfile.TemporaryDirectory() as folder:
         certificate, key = Path(folder, "crt"), Path(folder, "key")
         certificate.write_bytes(base64.b64decode(user["client-certificate-data"]))

@@ -96,10 +96,10 @@ class OperatorProcess:
             while self.is_alive:  # noqa: ASYNC110  # nothing tells
                 await asyncio.sleep(0.01)
 
-    async def wait_until_ready(self, seconds: float = 60.0) -> None:
+    async def wait_until_ready(self, seconds: float = 60.0, *, may_end: bool = False) -> None:
         """Wait until the operator says that it is ready.
 
-        :raises AssertionError: it ended, or took longer.
+        :raises AssertionError: it ended (unless it ``may_end``, and someone starts it again), or took longer.
         """
         url = f"http://127.0.0.1:{self._health_port}/readyz"
         try:
@@ -111,7 +111,7 @@ class OperatorProcess:
                                 return
                     except aiohttp.ClientError:
                         pass
-                    assert self.is_alive, f"the operator ended with {self.exit_code}:\n{self.read_log()}"
+                    assert may_end or self.is_alive, f"the operator ended with {self.exit_code}:\n{self.read_log()}"
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise AssertionError(f"the operator was not ready within {seconds:.0f} s:\n{self.read_log()}") from None

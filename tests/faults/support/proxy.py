@@ -1,6 +1,6 @@
 """A proxy between the operator and the API server that does what its rules say.
 
-Plain HTTP in front, on loopback; behind it the API server, by the client certificate of a kubeconfig. Calls are numbered and kept,
+Plain HTTP in front, on loopback; behind it the API server, with the credentials of a kubeconfig. Calls are numbered and kept,
 so each of them can be a crash point. Watch streams are passed on line by line.
 """
 
@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import web
 
 from tests.faults.support.calls import Call, parse_call
-from tests.faults.support.direct import build_tls, read_server
+from tests.faults.support.direct import build_tls, read_server, read_token
 from tests.faults.support.faults import (
     After,
     Answer,
@@ -46,6 +46,8 @@ class FaultProxy:
     def __init__(self, kubeconfig: Path, folder: Path, *, seed: int = 0) -> None:
         self._server = read_server(kubeconfig)
         self._tls: ssl.SSLContext = build_tls(kubeconfig)
+        token = read_token(kubeconfig)
+        self._authorization = {"Authorization": f"Bearer {token}"} if token else {}
         self._random = random.Random(seed)  # noqa: S311  # chooses faults, guards nothing
         self._occurrences: Counter[tuple[str, str | None]] = Counter()
         self._events: Counter[tuple[str, str | None]] = Counter()
@@ -107,7 +109,7 @@ class FaultProxy:
 
     async def take_snapshot(self, target: str) -> bytes:
         """Return what the API server answers to GET ``target`` now."""
-        async with self._session.get(self._server + target, headers={"Accept": "application/json"}) as answer:
+        async with self._session.get(self._server + target, headers={"Accept": "application/json", **self._authorization}) as answer:
             assert answer.status == 200, (target, answer.status)
             return await answer.read()
 
@@ -152,6 +154,7 @@ class FaultProxy:
                 case After() as afterwards:
                     drop_reply = True
         headers = {key: value for key, value in request.headers.items() if key.lower() not in _NOT_PASSED_ON}
+        headers.update(self._authorization)
         url = f"{self._server}{request.path_qs}"
         try:
             # The API server finishes what it was sent, even if the caller dies meanwhile.

@@ -4,10 +4,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from finetune_api.exit_codes import ExitCode
-from tests.faults.support.bench import Bench, Case
-from tests.faults.support.calls import Call
-from tests.faults.support.direct import Object
+from tests.faults.support.bench import Bench, Case, Recording
 from tests.faults.support.node import Script
+from tests.faults.support.witness import JOBS, PODS
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +53,25 @@ async def expire(case: Case) -> None:
     """Completed, and its Job removed when its time to live is over."""
     await case.create(ttlSecondsAfterFinished=0)
     await case.until_phase("Succeeded")
+    await case.until(lambda: not case.find(JOBS) and not case.find(PODS), "the Job and its pod are gone")
 
 
 SCENARIOS = [Scenario(play.__name__, play) for play in (complete, fail, suspend, delete, expire)]
 
 
-async def play_clean(bench: Bench, scenario: Scenario) -> tuple[Object, list[Call]]:
-    """Play a scenario without faults; return the state at its end, and the operator's calls."""
+async def measure_clean(bench: Bench, scenario: Scenario) -> Recording:
+    """Return the scenario's recording, made once in a session."""
+    if scenario.name not in bench.recordings:
+        bench.recordings[scenario.name] = await _play_clean(bench, scenario)
+    return bench.recordings[scenario.name]
+
+
+async def _play_clean(bench: Bench, scenario: Scenario) -> Recording:
+    """Play a scenario without faults, and check that it is silent afterwards."""
     (case,) = await bench.make_cases(1)
     async with bench.operate([case]) as lane:
         await scenario.play(case)
         state = await case.settle()
         case.check()
         await bench.check_silence([case], 1.0)
-        calls = list(lane.proxy.calls)
-    bench.expected[scenario.name] = state
-    return state, calls
+        return Recording(state, list(lane.proxy.calls), list(lane.proxy.watch_events))

@@ -1,0 +1,84 @@
+"""The operator killed (SIGKILL) before and after its calls: whatever was done by then, the run ends as a clean one does."""
+
+import time
+from dataclasses import dataclass
+from itertools import takewhile
+
+import pytest
+
+from tests.faults.support.bench import Bench, Case, Lane
+from tests.faults.support.calls import Call, CrashPoint
+from tests.faults.support.faults import After, Before, Rule
+from tests.faults.support.figures import Figures
+from tests.faults.support.scenarios import SCENARIOS, Scenario, complete, measure_clean
+from tests.faults.support.side_by_side import run_all
+
+pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session")]
+
+TRIES = 3
+"""Runs that a point gets: calls that depend on who is faster may be left out of one."""
+
+
+@dataclass
+class Crash:
+    """Kills the operator when called."""
+
+    lane: Lane
+    time: float = 0.0
+
+    def __call__(self) -> None:
+        self.lane.operator.kill()
+        self.time = time.monotonic()
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.name)
+async def test_sigkill_at_every_call(bench: Bench, scenario: Scenario, figures: Figures, full: bool) -> None:
+    clean = await measure_clean(bench, scenario)
+    points = [call.point for call in await choose_calls(bench, scenario, full=full)]
+    recoveries = await run_all(kill_at(bench, scenario, point, when, clean.state) for point in points for when in ("before", "after"))
+
+    writes = sum(point.signature.split()[0] in ("create", "patch", "delete") for point in points)
+    words = f"{len(recoveries)} of {2 * len(points)} points ({writes} writes, {len(points) - writes} reads, before and after each)"
+    slowest = f"the run's end at most {max(recoveries):.1f} s after the kill" if recoveries else "no calls but those of a clean start"
+    figures.add(1, f"SIGKILL at every call: {scenario.name}", f"{words}; {slowest}")
+
+
+async def choose_calls(bench: Bench, scenario: Scenario, *, full: bool) -> list[Call]:
+    """Return the calls at which to kill: all of them, or, shortened, the writes that a completing run doesn't make just so."""
+    calls = (await measure_clean(bench, scenario)).calls
+    if full:
+        return calls
+    writes = [call for call in calls if call.is_write]
+    if scenario.play is complete:
+        return writes
+    usual = [call.point for call in (await measure_clean(bench, SCENARIOS[0])).calls if call.is_write]
+    known = list(takewhile(lambda pair: pair[0].point == pair[1], zip(writes, usual, strict=False)))
+    # Where two runs part, the write says something else, so the last one in common counts as new.
+    return writes[max(0, len(known) - 1) :]
+
+
+async def kill_at(bench: Bench, scenario: Scenario, point: CrashPoint, when: str, expected: object) -> float:
+    """Kill the operator at ``point``; return the seconds from there to the state ``expected``."""
+    for _ in range(TRIES):
+        (case,) = await bench.make_cases(1)
+        async with bench.operate([case], start=False) as lane:
+            crash = Crash(lane)
+            rule = lane.proxy.add(Rule(Before(crash) if when == "before" else After(crash), point=point, times=1))
+            try:
+                async with lane.kept_alive():
+                    await _play(lane, case, scenario, expected)
+            except AssertionError as error:
+                raise AssertionError(f"killed {when} {point}: {error}\n{lane.operator.read_log()}") from error
+            if rule.hits:
+                assert lane.operator.starts == 2, f"killed {when} {point}: the operator ended by itself too:\n{lane.operator.read_log()}"
+                return time.monotonic() - crash.time
+    raise AssertionError(f"{point} was not reached in {TRIES} runs: {[str(call.point) for call in lane.proxy.calls]}")
+
+
+async def _play(lane: Lane, case: Case, scenario: Scenario, expected: object) -> None:
+    await lane.operator.wait_until_ready(may_end=True)
+    await scenario.play(case)
+    assert isinstance(expected, dict)
+    await case.converge(expected)
+    await case.bench.check_silence([case], 1.0)
