@@ -4,11 +4,13 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 
 class DemoFailed(Exception):
@@ -78,31 +80,50 @@ class Background:
         words = [sys.executable, str(path), *arguments]
         self._name = script
         self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._output: list[str] = []
+        self._progress: list[str] = []
+        pipes = ((self._process.stdout, self._output), (self._process.stderr, self._progress))
+        self._readers = [threading.Thread(target=_collect, args=pipe, daemon=True) for pipe in pipes]
+        for reader in self._readers:
+            reader.start()
 
     def result(self, timeout: float) -> str:
-        """Wait for its end and return the last line that it printed.
+        """Wait for its end, its newest words on the terminal meanwhile, and return the last line that it printed.
 
         :raises DemoFailed: it failed, or had not ended after ``timeout`` seconds.
         """
-        try:
-            output, errors = self._process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            raise DemoFailed(f"{self._name} did not end within {timeout:.0f} s") from None
+        deadline = time.monotonic() + timeout
+        shown = 0
+        while self._process.poll() is None:
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"{self._name} did not end within {timeout:.0f} s")
+            if len(self._progress) > shown:
+                shown = len(self._progress)
+                say(self._progress[-1])
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=5)
+        for reader in self._readers:
+            reader.join(timeout=10)
         if self._process.returncode != 0:
-            raise DemoFailed(f"{self._name} ended with {self._process.returncode}:\n{errors.strip()}")
-        for line in errors.strip().splitlines():
-            say(line)
-        return output.strip().splitlines()[-1]
+            raise DemoFailed(f"{self._name} ended with {self._process.returncode}:\n" + "\n".join(self._progress[-40:]))
+        if len(self._progress) > shown:
+            say(self._progress[-1])
+        return self._output[-1]
 
     def stop(self) -> None:
         """End it if it still runs."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.communicate(timeout=20)
+                self._process.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.communicate()
+                self._process.wait(timeout=20)
+
+
+def _collect(pipe: IO[str] | None, lines: list[str]) -> None:
+    for line in pipe or ():
+        lines.append(line.rstrip())  # noqa: PERF401 - each as it comes
 
 
 def _name(words: Sequence[str | Path]) -> str:
