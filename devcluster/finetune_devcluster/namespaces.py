@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from finetune_devcluster import mount_points
 from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.node_config import NodeNetwork
 from finetune_devcluster.processes import ProcessRecord, observe_start_ticks, wait_until
@@ -60,25 +61,23 @@ def connect(pid: int, network: NodeNetwork) -> None:
     )
 
 
-def mount_folders(pid: int, folder: Path, nameserver: str) -> list[str]:
-    """Give the cluster its own /run, its own name server and its own folders; return the mount points made for it."""
-    made = [target for target in BOUND_FOLDERS if not Path(target).exists()]
-    for target, source in BOUND_FOLDERS.items():
-        Path(target).mkdir(parents=True, exist_ok=True)
+def mount_folders(pid: int, folder: Path, nameserver: str) -> None:
+    """Give the cluster its own /run, its own name server and its own folders."""
+    for source in BOUND_FOLDERS.values():
         (folder / source).mkdir(parents=True, exist_ok=True)
     resolver = folder / "resolv.conf"
     resolver.write_text(f"nameserver {nameserver}\n")
     quoted = shlex.quote(str(folder))
     binds = "; ".join(f"mount --bind {quoted}/{source} {target}" for target, source in BOUND_FOLDERS.items())
     # On machines with systemd-resolved, /etc/resolv.conf is a link into /run, which is empty by now.
-    run_inside(
-        pid,
-        "mount --make-rshared /; mount -t tmpfs -o mode=755 tmpfs /run; mkdir -p /run/containerd /run/cni /run/netns; "
-        f"{binds}; real=$(readlink -m /etc/resolv.conf); "
-        'case "$real" in /run/*) mkdir -p "$(dirname "$real")"; touch "$real";; esac; '
-        f'mount --bind {shlex.quote(str(resolver))} "$real"',
-    )
-    return made
+    with mount_points.made(list(BOUND_FOLDERS)):
+        run_inside(
+            pid,
+            "mount --make-rshared /; mount -t tmpfs -o mode=755 tmpfs /run; mkdir -p /run/containerd /run/cni /run/netns; "
+            f"{binds}; real=$(readlink -m /etc/resolv.conf); "
+            'case "$real" in /run/*) mkdir -p "$(dirname "$real")"; touch "$real";; esac; '
+            f'mount --bind {shlex.quote(str(resolver))} "$real"',
+        )
 
 
 def make_cgroups(name: str) -> str:

@@ -1,6 +1,5 @@
 """A whole cluster with a node that runs containers, all of it in namespaces of its own."""
 
-import contextlib
 import json
 import platform
 from pathlib import Path
@@ -10,6 +9,7 @@ from finetune_devcluster import (
     control_plane,
     image_store,
     images,
+    mount_points,
     namespaces,
     node_config,
     object_store,
@@ -41,9 +41,6 @@ def start_cluster(folder: Path, name: str) -> ClusterState:
     supervisor = Supervisor(folder, ClusterState(name, "node", endpoints, network=network))
     pid = namespaces.start_namespaces(supervisor, paths["pause"])
     namespaces.connect(pid, network)
-    # Remembered before they are made: what dies in between is taken away all the same.
-    supervisor.state.made_folders = [each for each in namespaces.BOUND_FOLDERS if not Path(each).exists()]
-    supervisor.save()
     namespaces.mount_folders(pid, folder, network.address)
     credentials = control_plane.make_credentials(folder / "pki", endpoints)
     _start_containerd(supervisor, paths["pause"])
@@ -66,10 +63,7 @@ def remove_traces(folder: Path, state: ClusterState) -> None:
     namespaces.remove_cgroups(_compute_cgroup(identity))
     if state.network is not None:
         namespaces.remove_interface(state.network.interface)
-    for made in reversed(state.made_folders):
-        # Not empty, or not there: then something else uses it by now, or it was never made.
-        with contextlib.suppress(OSError):
-            Path(made).rmdir()
+    mount_points.remove_unused()
 
 
 def _start_containerd(supervisor: Supervisor, pause: Path) -> None:

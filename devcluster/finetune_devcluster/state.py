@@ -39,8 +39,6 @@ class ClusterState:
     gpus: int = 0
     processes: dict[str, ProcessRecord] = field(default_factory=dict)
     object_store: ObjectStore | None = None
-    made_folders: list[str] = field(default_factory=list)
-    """Folders outside the state folder that were made as mount points, to be removed again."""
     image_store: str | None = None
     """The containerd folder in the cache that this cluster has taken."""
 
@@ -55,7 +53,6 @@ def save_state(folder: Path, state: ClusterState) -> None:
         "gpus": state.gpus,
         "processes": {name: record.as_json() for name, record in state.processes.items()},
         "object_store": None if state.object_store is None else vars(state.object_store),
-        "made_folders": state.made_folders,
         "image_store": state.image_store,
     }
     write_json(folder / _FILE, value, mode=0o600)
@@ -74,7 +71,6 @@ def load_state(folder: Path) -> ClusterState | None:
             gpus=value["gpus"],
             processes={name: ProcessRecord.from_json(each) for name, each in value["processes"].items()},
             object_store=None if store is None else ObjectStore(**store),
-            made_folders=list(value["made_folders"]),
             image_store=value["image_store"],
         )
     except (OSError, ValueError, KeyError, TypeError):

@@ -125,7 +125,6 @@ def test_the_state_survives_its_file(tmp_path: Path) -> None:
         gpus=2,
         processes={"etcd": record},
         object_store=ObjectStore("http://a", "http://b", "bucket", "key", "secret"),
-        made_folders=["/var/lib/cni"],
         image_store="/cache/0",
     )
     save_state(tmp_path, state)
