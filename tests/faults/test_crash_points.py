@@ -2,15 +2,14 @@
 
 import time
 from dataclasses import dataclass
-from itertools import takewhile
 
 import pytest
 
 from tests.faults.support.bench import Bench, Case, Lane
-from tests.faults.support.calls import Call, CrashPoint
+from tests.faults.support.calls import CrashPoint
 from tests.faults.support.faults import After, Before, Rule
 from tests.faults.support.figures import Figures
-from tests.faults.support.scenarios import SCENARIOS, Scenario, complete, measure_clean
+from tests.faults.support.scenarios import SCENARIOS, Scenario, choose_calls, measure_clean
 from tests.faults.support.side_by_side import run_all
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session")]
@@ -42,20 +41,6 @@ async def test_sigkill_at_every_call(bench: Bench, scenario: Scenario, figures: 
     words = f"{len(recoveries)} of {2 * len(points)} points ({writes} writes, {len(points) - writes} reads, before and after each)"
     slowest = f"the run's end at most {max(recoveries):.1f} s after the kill" if recoveries else "no calls but those of a clean start"
     figures.add(1, f"SIGKILL at every call: {scenario.name}", f"{words}; {slowest}")
-
-
-async def choose_calls(bench: Bench, scenario: Scenario, *, full: bool) -> list[Call]:
-    """Return the calls at which to kill: all of them, or, shortened, the writes that a completing run doesn't make just so."""
-    calls = (await measure_clean(bench, scenario)).calls
-    if full:
-        return calls
-    writes = [call for call in calls if call.is_write]
-    if scenario.play is complete:
-        return writes
-    usual = [call.point for call in (await measure_clean(bench, SCENARIOS[0])).calls if call.is_write]
-    known = list(takewhile(lambda pair: pair[0].point == pair[1], zip(writes, usual, strict=False)))
-    # Where two runs part, the write says something else, so the last one in common counts as new.
-    return writes[max(0, len(known) - 1) :]
 
 
 async def kill_at(bench: Bench, scenario: Scenario, point: CrashPoint, when: str, expected: object) -> float:

@@ -2,9 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import takewhile
 
 from finetune_api.exit_codes import ExitCode
 from tests.faults.support.bench import Bench, Case, Recording
+from tests.faults.support.calls import Call
 from tests.faults.support.node import Script
 from tests.faults.support.witness import JOBS, PODS
 
@@ -75,3 +77,17 @@ async def _play_clean(bench: Bench, scenario: Scenario) -> Recording:
         case.check()
         await bench.check_silence([case], 1.0)
         return Recording(state, list(lane.proxy.calls), list(lane.proxy.watch_events))
+
+
+async def choose_calls(bench: Bench, scenario: Scenario, *, full: bool) -> list[Call]:
+    """Return the calls at which to kill: all of them, or, shortened, the writes that a completing run doesn't make just so."""
+    calls = (await measure_clean(bench, scenario)).calls
+    if full:
+        return calls
+    writes = [call for call in calls if call.is_write]
+    if scenario.play is complete:
+        return writes
+    usual = [call.point for call in (await measure_clean(bench, SCENARIOS[0])).calls if call.is_write]
+    known = list(takewhile(lambda pair: pair[0].point == pair[1], zip(writes, usual, strict=False)))
+    # Where two runs part, the write says something else, so the last one in common counts as new.
+    return writes[max(0, len(known) - 1) :]

@@ -1,0 +1,86 @@
+"""Calls that are lost, refused or slow: answers that never arrive after the deed was done above all."""
+
+from typing import Any
+
+import pytest
+
+from tests.faults.support.bench import Bench, Case, Lane
+from tests.faults.support.calls import CrashPoint
+from tests.faults.support.faults import Answer, CallFault, Delay, DropReply, DropRequest, Rule
+from tests.faults.support.figures import Figures
+from tests.faults.support.scenarios import SCENARIOS, Scenario, choose_calls, measure_clean
+from tests.faults.support.side_by_side import run_all
+
+pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(900)]
+
+
+@pytest.mark.parametrize("fault", [DropReply(), DropRequest()], ids=["reply", "request"])
+async def test_lost_at_every_write(bench: Bench, figures: Figures, fault: CallFault, full: bool) -> None:
+    works: list[tuple[Scenario, CrashPoint]] = []
+    for scenario in SCENARIOS:
+        works += [(scenario, call.point) for call in await choose_calls(bench, scenario, full=full) if call.is_write]
+    cases = await bench.make_cases(len(works))
+    async with bench.operate(cases) as lane:
+        pairs = zip(cases, works, strict=True)
+        took = await run_all((_play_with_loss(lane, case, scenario, point, fault) for case, (scenario, point) in pairs), at_once=12)
+        await bench.check_silence(cases, 3.0)
+    words = "the reply is lost after the deed" if isinstance(fault, DropReply) else "the request is lost"
+    figures.add(2, f"{words}, at every write", f"{len(took)} writes, one at a time; the end at most {max(took):.1f} s after the clean play")
+
+
+async def _play_with_loss(lane: Lane, case: Case, scenario: Scenario, point: CrashPoint, fault: CallFault) -> float:
+    rule = lane.proxy.add(Rule(fault, namespace=case.namespace, point=point, times=1))
+    await scenario.play(case)
+    took = await case.converge((await measure_clean(case.bench, scenario)).state)
+    assert rule.hits, f"{scenario.name}: {point} was not reached"
+    return took
+
+
+@pytest.mark.parametrize("status", [409, 422, 429, 500, 503])
+async def test_every_first_write_is_refused(bench: Bench, figures: Figures, status: int) -> None:
+    cases = await bench.make_cases(len(SCENARIOS))
+    async with bench.operate(cases) as lane:
+        rule = lane.proxy.add(Rule(Answer(status, retry_after=1 if status == 429 else None), signature="write", once_each=True))
+        took = await run_all(_play(case, scenario) for case, scenario in zip(cases, SCENARIOS, strict=True))
+        await bench.check_silence(cases, 2.0)
+    assert len(rule.hits) > len(cases)
+    figures.add(
+        11, f"{status} on every first write of a kind", f"{len(rule.hits)} refused, none lost; the end {max(took):.1f} s after the play"
+    )
+
+
+@pytest.mark.parametrize("trouble", ["fails", "takes a second"])
+async def test_a_third_of_the_calls(bench: Bench, figures: Figures, seed: int, full: bool, trouble: str) -> None:
+    scenarios = SCENARIOS * (10 if full else 2)
+    cases = await bench.make_cases(len(scenarios))
+    faults: list[tuple[CallFault, float]] = [(Delay(1.0), 0.3)]
+    if trouble == "fails":
+        # One after the other, each has its share of what the others leave; together they befall three calls of ten.
+        faults = [
+            (DropRequest(), 0.06),
+            (DropReply(), 0.064),
+            (Answer(500), 0.068),
+            (Answer(503), 0.073),
+            (Answer(429, retry_after=1), 0.079),
+        ]
+    async with bench.operate(cases, seed=seed) as lane:
+        for fault, probability in faults:
+            lane.proxy.add(Rule(fault, probability=probability))
+        took = await run_all((_play(case, scenario) for case, scenario in zip(cases, scenarios, strict=True)), at_once=len(cases))
+        befallen = sum(len(rule.hits) for rule in lane.proxy.rules)
+        share = 100 * befallen / len(lane.proxy.calls)
+        lane.proxy.heal()
+        await bench.check_silence(cases, 3.0, grace=3.0)
+    assert befallen
+    figures.add(
+        10,
+        f"30% of the calls: each {trouble}",
+        f"{len(cases)} runs, {befallen} calls ({share:.0f}%); the end at most {max(took):.1f} s after the play",
+    )
+
+
+async def _play(case: Case, scenario: Scenario) -> float:
+    case.patience = 120.0
+    clean: Any = await measure_clean(case.bench, scenario)
+    await scenario.play(case)
+    return await case.converge(clean.state)

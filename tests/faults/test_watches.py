@@ -1,0 +1,206 @@
+"""Watches that are late, silent, cut or wrong, and an API server that is gone for a while."""
+
+import asyncio
+import time
+from itertools import chain
+
+import pytest
+
+from finetune_api.names import API_VERSION
+from tests.faults.support.bench import WATCHED, Bench, Case
+from tests.faults.support.faults import Answer, Cut, DropEvent, ErrorEvent, HoldBack, Rule, WatchFault
+from tests.faults.support.figures import Figures
+from tests.faults.support.scenarios import SCENARIOS, Scenario, complete, measure_clean, suspend
+from tests.faults.support.side_by_side import run_all
+from tests.faults.support.witness import JOBS
+
+pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(900)]
+
+COMPLETE, SUSPEND = SCENARIOS[0], SCENARIOS[2]
+RESYNC = 5
+
+
+async def _play(case: Case, scenario: Scenario, patience: float = 120.0) -> float:
+    case.patience = patience
+    clean = await measure_clean(case.bench, scenario)
+    await scenario.play(case)
+    return await case.converge(clean.state)
+
+
+async def test_a_view_that_is_behind(bench: Bench, figures: Figures, full: bool) -> None:
+    seconds = 30.0 if full else 3.0
+    cases = await bench.make_cases(len(SCENARIOS))
+    async with bench.operate(cases) as lane:
+        lane.proxy.add(Rule(HoldBack(seconds)))
+        took = await run_all(_play(case, scenario, 60 + 10 * seconds) for case, scenario in zip(cases, SCENARIOS, strict=True))
+        await bench.check_silence(cases, 3.0, grace=seconds + 2)
+    figures.add(
+        3, f"every watch event {seconds:.0f} s late", f"{len(cases)} scenarios as in a clean run; the end {max(took):.1f} s after the play"
+    )
+
+
+@pytest.mark.parametrize("fault", [DropEvent(), Cut(), ErrorEvent(410)], ids=["dropped", "cut", "410"])
+async def test_each_watch_event_in_turn(bench: Bench, figures: Figures, fault: WatchFault, full: bool) -> None:
+    scenarios = [
+        scenario
+        for scenario in SCENARIOS
+        if full or scenario.play in ((complete, suspend) if isinstance(fault, DropEvent) else (complete,))
+    ]
+    works: list[tuple[Scenario, str, int]] = []
+    for scenario in scenarios:
+        sent = [signature for signature, *_ in (await measure_clean(bench, scenario)).watch_events]
+        works += chain.from_iterable(
+            ((scenario, signature, number) for number in range(sent.count(signature))) for signature in sorted(set(sent))
+        )
+    cases = await bench.make_cases(len(works))
+    reached = 0
+    async with bench.operate(cases, FINETUNE_RESYNC_SECONDS=str(RESYNC)) as lane:
+        rules = [
+            lane.proxy.add(Rule(fault, signature=signature, namespace=case.namespace, event=number, times=1))
+            for case, (_, signature, number) in zip(cases, works, strict=True)
+        ]
+        took = await run_all((_play(case, scenario) for case, (scenario, _, _) in zip(cases, works, strict=True)), at_once=12)
+        reached = sum(bool(rule.hits) for rule in rules)
+        await bench.check_silence(cases, 3.0, grace=RESYNC + 2)
+    # The last events of a clean run (of a Job's finalizers, say) may come together in another one.
+    assert reached >= 0.9 * len(works), f"{reached} of {len(works)}"
+    words = {DropEvent: "dropped", Cut: "the stream is cut in the middle of it", ErrorEvent: "a 410 in its place"}[type(fault)]
+    figures.add(
+        5,
+        f"each watch event in turn: {words}",
+        f"{reached} events; the end at most {max(took):.1f} s after the play (resync every {RESYNC} s)",
+    )
+
+
+async def test_deletions_in_the_gap_of_a_410(bench: Bench, figures: Figures) -> None:
+    gone, jobless, other = cases = await bench.make_cases(3)
+    clean = await measure_clean(bench, COMPLETE)
+    async with bench.operate(cases) as lane:
+        for case in (gone, jobless):
+            case.script.until_stopped = 1
+            await case.create()
+        for case in (gone, jobless):
+            await case.until_phase("Running")
+        assert lane.proxy.silence_watches() == len(WATCHED) * len(cases)
+        await gone.delete()
+        (job,) = jobless.find(JOBS)
+        await bench.api.call("DELETE", f"{_jobs(jobless)}/{job['metadata']['name']}", {"propagationPolicy": "Background"})
+        await jobless.until(lambda: not jobless.find(JOBS), "the Job is gone")
+        errors = [
+            lane.proxy.add(Rule(ErrorEvent(410), signature=f"watch {resource}", namespace=case.namespace, times=1))
+            for resource in WATCHED
+            for case in cases
+        ]
+        for rule in errors:
+            rule.fault = Answer(410)
+        began = time.monotonic()
+        lane.proxy.cut_watches()
+        await jobless.until_phase("Succeeded")
+        took = time.monotonic() - began
+        await gone.until(lambda: not gone.state["finetunejobs"] and not gone.state["pods"], "all is gone")
+        await _play(other, COMPLETE)
+        jobless.check(jobs_of_an_attempt=2)
+        assert jobless.state["finetunejobs"][0]["status"]["restarts"] == 1
+        assert not [call for call in lane.proxy.writes(gone.namespace) if "404" in call.outcome[-1:]]
+        assert lane.operator.starts == 1
+        assert all(rule.hits for rule in errors)
+    assert clean.state["finetunejobs"][0]["status"]["phase"] == "Succeeded"
+    figures.add(6, "410 on every watch, a FineTuneJob and a Job deleted in the gap", f"Job made again and run to its end in {took:.1f} s")
+
+
+def _jobs(case: Case) -> str:
+    return f"/apis/batch/v1/namespaces/{case.namespace}/jobs"
+
+
+@pytest.mark.parametrize("status", [429, 500, 504])
+async def test_watches_answered_with_errors(bench: Bench, figures: Figures, status: int, full: bool) -> None:
+    seconds = 120.0 if full else 8.0
+    (case,) = await bench.make_cases(1)
+    case.patience = 120.0
+    async with bench.operate([case], start=False) as lane, lane.kept_alive():
+        await lane.operator.wait_until_ready(may_end=True)
+        rule = lane.proxy.add(Rule(Answer(status), signature=None))
+        rule.signature = "watch finetunejobs"
+        others = [lane.proxy.add(Rule(Answer(status), signature=f"watch {resource}")) for resource in WATCHED[1:]]
+        lane.proxy.cut_watches()
+        await asyncio.sleep(seconds)
+        await case.create()
+        lane.proxy.heal()
+        began = time.monotonic()
+        await case.until_phase("Succeeded")
+        took = time.monotonic() - began
+        await case.converge((await measure_clean(bench, COMPLETE)).state)
+        refused = len(rule.hits) + sum(len(other.hits) for other in others)
+        starts = lane.operator.starts
+    assert refused
+    assert took <= 30.0
+    figures.add(
+        7,
+        f"{status} on every watch for {seconds:.0f} s",
+        f"{refused} refused, {starts - 1} restarts; a run created then is done {took:.1f} s after",
+    )
+
+
+async def test_api_server_gone(bench: Bench, figures: Figures, full: bool) -> None:
+    seconds = 300.0 if full else 10.0
+    cases = running, created, suspended = await bench.make_cases(3)
+    for case in cases:
+        case.patience = 90.0
+    running.script.wait_for_phase = False
+    running.script.hold = asyncio.Event()
+    suspended.script.until_stopped = 1
+    async with bench.operate(cases, start=False) as lane, lane.kept_alive():
+        await lane.operator.wait_until_ready(may_end=True)
+        await asyncio.gather(running.create(), suspended.create())
+        await running.until_phase("Running")
+        await suspended.until_phase("Running")
+        lane.proxy.vanish()
+        running.script.hold.set()
+        await created.create()
+        await suspended.patch(suspend=True)
+        await asyncio.sleep(seconds)
+        lane.proxy.heal()
+        began = time.monotonic()
+        await asyncio.gather(running.until_phase("Succeeded"), created.until_phase("Succeeded"), suspended.until_phase("Suspended"))
+        took = time.monotonic() - began
+        await suspended.patch(suspend=False)
+        clean = await measure_clean(bench, COMPLETE)
+        await asyncio.gather(running.converge(clean.state), created.converge(clean.state))
+        await suspended.converge((await measure_clean(bench, SUSPEND)).state)
+        await bench.check_silence(cases, 3.0)
+        starts = lane.operator.starts
+    assert took <= 30.0
+    figures.add(
+        8,
+        f"no API server for {seconds:.0f} s",
+        f"one run ended, one created, one suspended meanwhile: caught up {took:.1f} s after, {starts - 1} restarts",
+    )
+
+
+async def test_watches_fall_silent(bench: Bench, figures: Figures, full: bool) -> None:
+    resync = 300 if full else 10
+    (case,) = await bench.make_cases(1)
+    case.patience = 120.0
+    async with bench.operate([case], FINETUNE_RESYNC_SECONDS=str(resync)) as lane:
+        assert lane.proxy.silence_watches() == len(WATCHED)
+        began = time.monotonic()
+        await case.create()
+        await case.until(lambda: case.find(JOBS), "the Job is there")
+        took = time.monotonic() - began
+        await case.until_phase("Succeeded")
+        await case.converge((await measure_clean(bench, COMPLETE)).state)
+    assert took <= 75.0
+    figures.add(9, "every watch silent, connections open", f"Job of a new run {took:.1f} s after (resync every {resync} s)")
+
+
+async def test_the_witness_is_not_deceived(bench: Bench) -> None:
+    """The tests' own view must not go by the proxy: what it shows differs while a fault lasts."""
+    (case,) = await bench.make_cases(1)
+    async with bench.operate([case]) as lane:
+        lane.proxy.add(Rule(DropEvent()))
+        await case.create()
+        await case.until(lambda: case.body, "the FineTuneJob")
+        await asyncio.sleep(1)
+        listing = await bench.api.call("GET", f"/apis/{API_VERSION}/namespaces/{case.namespace}/finetunejobs")
+        assert [item["metadata"]["name"] for item in listing["items"]] == ["run"]
+        assert not lane.proxy.writes(case.namespace)
