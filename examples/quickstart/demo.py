@@ -105,6 +105,9 @@ class Demo:
             # As text, or a tag of digits alone would become a number.
             *(word for text in texts for word in ("--set-string", text)),
         )
+        if self._target.is_own:
+            # A cluster that was kept may have the CRD of an older tree, which Helm leaves alone.
+            self._target.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(CHART / "crds"))
         words = ["--namespace", OPERATOR_NAMESPACE, "rollout", "status", f"deployment/{RELEASE}", "--timeout=180s"]
         self._target.kubectl(*words, timeout=200)
         say(f"release {RELEASE} in namespace {OPERATOR_NAMESPACE} is ready; its image: {images[OPERATOR]}")
