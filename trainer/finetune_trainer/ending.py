@@ -81,7 +81,7 @@ def write_summary(summary: TrainerSummary) -> None:
     path = Path(chosen or TERMINATION_MESSAGE_PATH)
     in_pod = chosen is None and path.exists()
     if not in_pod:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: a signal came in the midst of another print
             print(text, file=sys.stdout, flush=True)  # noqa: T201  the result of a local run
     if not in_pod and chosen is None:
         return

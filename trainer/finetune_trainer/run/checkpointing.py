@@ -88,13 +88,13 @@ class CheckpointUploader:
             if self._failures_in_row >= MAX_FAILURES and self._last_failure is not None:
                 raise StorageFailed(f"{self._failures_in_row} checkpoints in a row could not be written: {self._last_failure.message}")
 
-    def drain(self) -> None:
-        """Drop what waits, and wait for what is on its way."""
+    def drain(self, timeout: float | None = None) -> None:
+        """Drop what waits, and wait for what is on its way, at most ``timeout`` seconds."""
         with self._changed:
             self._waiting = None
             self._closed = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._busy)
+            self._changed.wait_for(lambda: not self._busy, timeout)
 
     def _work(self) -> None:
         while True:

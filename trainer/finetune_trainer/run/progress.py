@@ -60,7 +60,7 @@ class RunProgress:
 
     def __init__(self, job: JobReference) -> None:
         self._job = job
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler reads it in the thread that may hold it
         self._speed = SpeedMeter()
         self._curve = LossCurve()
         self._stage: Stage = "loading"

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from finetune_api.artifact import Artifact
 from finetune_api.exit_codes import OUTCOMES, ExitCode
@@ -29,6 +29,9 @@ from finetune_trainer.storage import Credentials, open_store
 from finetune_trainer.storage.models import FetchedModel, fetch_model
 
 logger = logging.getLogger(__name__)
+
+_DRAIN_SECONDS: Final = 30.0
+"""Longest wait for a checkpoint on its way when the run has failed."""
 
 
 class Run:
@@ -165,11 +168,17 @@ class Run:
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
             if data.eval is not None and not self._interruption.requested and not trainer.is_evaluated:
                 trainer.evaluate()
-        finally:
-            uploader.drain()
+        except BaseException:
+            uploader.drain(_DRAIN_SECONDS)  # a checkpoint on its way is worth a moment: the next pod may go on from it
+            raise
+        self._stop_if_asked()  # without waiting for older checkpoints: the grace period is running
+        uploader.drain()
+        self._stop_if_asked()
+        return trainer
+
+    def _stop_if_asked(self) -> None:
         if self._interruption.requested and self.progress.checkpoint_step == self.progress.step:
             raise Interrupted(f"asked to stop; the checkpoint of step {self.progress.step} is published, and the next pod resumes from it")
-        return trainer
 
     def _restore(self, trainer: Any, checkpoint: FetchedCheckpoint) -> None:  # noqa: ANN401
         """Take up what the checkpoint knows; its digests and its owner have been verified."""
@@ -266,5 +275,7 @@ class Run:
 
 
 def _longest(data: PreparedData) -> int:
-    lengths = [max(map(len, rows["input_ids"])) for rows in (data.train, data.eval) if rows is not None]
-    return max(lengths)
+    import pyarrow.compute as pc  # noqa: PLC0415  loaded with the data
+
+    columns = [rows.data.column("input_ids") for rows in (data.train, data.eval) if rows is not None]
+    return max(int(pc.max(pc.list_value_length(column)).as_py()) for column in columns)
