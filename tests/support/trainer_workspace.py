@@ -232,3 +232,21 @@ def stall_while_loading(config: dict[str, Any]) -> None:
     os.environ["FINETUNE_CONFIG"] = json.dumps(config)
     sys.argv = ["finetune-trainer"]
     main()
+
+
+def die_while_publishing(config: dict[str, Any]) -> None:
+    """Run the trainer, and kill it when every step is done and nothing is published yet."""
+    import os
+    import signal
+
+    from finetune_trainer.main import main
+    from finetune_trainer.run import publishing
+
+    def die(*arguments: Any) -> None:
+        del arguments
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    publishing.write_adapter_folder = die
+    os.environ["FINETUNE_CONFIG"] = json.dumps(config)
+    sys.argv = ["finetune-trainer"]
+    main()

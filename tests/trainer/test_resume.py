@@ -11,7 +11,7 @@ import pytest
 
 from finetune_api.exit_codes import ExitCode
 from tests.support.trainer_process import RunningTrainer, Trainers
-from tests.support.trainer_workspace import make_config, stall_while_loading
+from tests.support.trainer_workspace import die_while_publishing, make_config, stall_while_loading
 from tests.trainer.conftest import Finished
 
 pytestmark = pytest.mark.torch
@@ -88,6 +88,19 @@ def test_killed_run_goes_on_from_the_newest_whole_checkpoint(uninterrupted: Fini
     code, process = trainers.run(config)
     assert code == 0, process.log
     assert "going on from the checkpoint of step 8 of 14" in process.log
+    compare(Finished(code, process, workspace / "out" / name), uninterrupted)
+
+
+def test_run_killed_while_publishing_trains_no_step_again(uninterrupted: Finished, trainers: Trainers, workspace: Path) -> None:
+    name = "unpublished"
+    config = make_config(workspace, name)
+    assert trainers.call(die_while_publishing, config).wait() == 128 + signal.SIGKILL
+    assert checkpoint(workspace, name, 14).exists()
+    forget_local_files(workspace, name)
+    code, process = trainers.run(config)
+    assert code == 0, process.log
+    assert "going on from the checkpoint of step 14 of 14" in process.log
+    assert "learning rate" not in process.log, "a step was trained again"
     compare(Finished(code, process, workspace / "out" / name), uninterrupted)
 
 

@@ -166,8 +166,8 @@ class Run:
         try:
             if checkpoint is None or checkpoint.step < checkpoint.manifest.total_steps:
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
-            if data.eval is not None and not self._interruption.requested and not trainer.is_evaluated:
-                trainer.evaluate()
+            if data.eval is not None:
+                trainer.evaluate_at_end()
         except BaseException:
             uploader.drain(_DRAIN_SECONDS)  # a checkpoint on its way is worth a moment: the next pod may go on from it
             raise

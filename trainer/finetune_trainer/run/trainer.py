@@ -1,5 +1,6 @@
 """TRL's trainer, with what a run in a cluster needs: it stops when asked, and refuses a loss that isn't finite."""
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,13 @@ class RunTrainer(SFTTrainer):
         with torch.random.fork_rng(devices=devices):
             return dict(super().evaluate(*args, **options))
 
+    def evaluate_at_end(self) -> None:
+        """Measure the held-out loss after the last step, unless that is done or the run is asked to stop."""
+        if any("eval_loss" in entry and entry["step"] == self.state.global_step for entry in self.state.log_history):
+            return
+        with contextlib.suppress(EvaluationStopped):
+            self.evaluate()
+
     def _evaluate(self, *args: Any, **options: Any) -> dict[str, float]:  # noqa: ANN401
         try:
             return dict(super()._evaluate(*args, **options))
@@ -99,11 +107,6 @@ class RunTrainer(SFTTrainer):
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self.args.eval_on_start = False
         self._load_from_checkpoint(str(checkpoint))
-
-    @property
-    def is_evaluated(self) -> bool:
-        """Whether the held-out loss was measured after the last step."""
-        return any("eval_loss" in entry and entry["step"] == self.state.global_step for entry in self.state.log_history)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any | None = None) -> None:  # noqa: ANN401
         """Copy the adapter's tensors into place. PEFT's own loading would lift them to 32 bits, and the run would go on as another one."""
