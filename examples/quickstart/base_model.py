@@ -10,16 +10,19 @@ The seed, the number of steps and the single thread are fixed, so the same Pytho
 # ruff: noqa: PLC0415 - heavy libraries are loaded where they are used, after the arguments have been checked
 
 import argparse
+import fcntl
 import hashlib
 import json
 import math
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,21 +84,49 @@ def locate_cache() -> Path:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether ``folder`` holds a model with every file of the size that its ``build.json`` names."""
+    """Whether ``folder`` holds a model with every file as its ``build.json`` describes it."""
     try:
         files = json.loads((folder / BUILD_FILE).read_text(encoding="utf-8"))["files"]
-        return bool(files) and all((folder / name).stat().st_size == entry["sizeBytes"] for name, entry in files.items())
+        return bool(files) and all(_describe_file(folder / name) == entry for name, entry in files.items())
     except (OSError, ValueError, KeyError):
         return False
 
 
-def build_model(folder: Path, recipe: Recipe) -> dict[str, Any]:
-    """Pre-train a model by ``recipe`` and put it at ``folder``, whole or not at all; return its build record.
+def ensure_model(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """Put a model at ``folder`` unless a whole one lies there; return its build record, or None where nothing was to be done.
 
-    An older model at ``folder`` is replaced. Of two builds at once, the later one wins.
+    Of several at once, one builds and the others wait for it.
     """
+    if is_complete(folder):
+        return None
+    with _locked(folder):
+        return None if is_complete(folder) else _build(folder, recipe)
+
+
+def build_model(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Pre-train a model by ``recipe`` and put it at ``folder``, whole or not at all, in place of an older one; return its build record."""
+    with _locked(folder):
+        return _build(folder, recipe)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep others from building ``folder``. The system lifts the lock when the process ends, however it ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"another process is building {folder}; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    prefix = f".{folder.name}-"
+    for left_over in folder.parent.glob(f"{prefix}*"):  # of a build that was killed: the lock says that none is at work
+        shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
         made = Path(scratch) / FOLDER_NAME
         made.mkdir()
         record = _train_and_save(made, recipe)
@@ -103,7 +134,7 @@ def build_model(folder: Path, recipe: Recipe) -> dict[str, Any]:
         (made / BUILD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if folder.exists():
             folder.rename(Path(scratch) / "replaced")
-        shutil.move(made, folder)
+        made.rename(folder)
     return record
 
 
@@ -263,10 +294,11 @@ def main() -> None:
         parser.error("--steps must be at least 1")
     recipe = Recipe(steps=arguments.steps)
     folder: Path = arguments.output or locate_cache() / compute_key(recipe) / FOLDER_NAME
-    if arguments.if_missing and is_complete(folder):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what is half made is removed
+    record = ensure_model(folder, recipe) if arguments.if_missing else build_model(folder, recipe)
+    if record is None:
         _say(f"found {folder}")
     else:
-        record = build_model(folder, recipe)
         _say(f"{record['parameters']:,} parameters, loss {record['firstLoss']:.2f} -> {record['lastLoss']:.2f} in {record['seconds']} s")
     print(folder)
 

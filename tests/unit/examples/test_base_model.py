@@ -1,7 +1,11 @@
 """The quick start's base model loads like any other, and lies in its cache whole or not at all."""
 
 import json
+import shutil
+import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +62,8 @@ def test_a_whole_model_is_complete_and_a_broken_one_is_not(folder: Path, tmp_pat
     for path in folder.iterdir():
         (broken / path.name).write_bytes(path.read_bytes())
     assert base_model.is_complete(broken)
-    (broken / "model.safetensors").write_bytes(b"cut short")
+    weights = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     assert not base_model.is_complete(broken)
 
 
@@ -66,10 +71,11 @@ def test_same_seed_same_model_and_a_rebuild_replaces(folder: Path, tmp_path: Pat
     again = tmp_path / "model"
     again.mkdir()
     (again / "left-over").touch()
+    (tmp_path / ".model-killed" / "model").mkdir(parents=True)
     base_model.build_model(again, RECIPE)
     digests = [json.loads((place / base_model.BUILD_FILE).read_text())["files"] for place in (folder, again)]
     assert digests[0] == digests[1]
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.lock", "model"]
     assert not (again / "left-over").exists()
 
 
@@ -79,6 +85,32 @@ def test_a_found_model_is_not_built_again(folder: Path, monkeypatch: pytest.Monk
     base_model.main()
     assert capsys.readouterr().out.strip() == str(folder)
     assert (folder / base_model.BUILD_FILE).stat().st_mtime_ns == before
+
+
+def test_of_two_builders_one_waits_and_takes_what_the_other_made(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "model"
+    waiting = threading.Event()
+    monkeypatch.setattr(base_model, "_say", lambda message: waiting.set() if "waiting" in message else None)
+    monkeypatch.setattr(base_model, "_build", lambda *_: pytest.fail("built again"))
+    with ThreadPoolExecutor(1) as pool:
+        with base_model._locked(place):
+            second = pool.submit(base_model.ensure_model, place, RECIPE)
+            assert waiting.wait(timeout=30)
+            shutil.copytree(folder, place)
+        assert second.result(timeout=30) is None
+
+
+def test_a_build_that_is_told_to_stop_leaves_nothing_half_made(tmp_path: Path) -> None:
+    command = [sys.executable, base_model.__file__, "--output", str(tmp_path / "model"), "--steps", "100000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "learning a tokenizer" in line:
+                process.terminate()
+                break
+        process.stderr.read()
+        assert process.wait(timeout=120) == 143
+    assert [path.name for path in tmp_path.iterdir()] == [".model.lock"]
 
 
 def test_cache_key_changes_with_the_recipe() -> None:
