@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http.client import HTTPException
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -19,6 +20,8 @@ from finetune_devcluster import Cluster, DevClusterError
 Object = dict[str, Any]
 TICK_SECONDS: Final = 0.1
 HEARTBEAT_SECONDS: Final = 4.0
+UNREACHABLE: Final = (DevClusterError, OSError, HTTPException, ValueError)
+"""What a request raises whose API server refuses it, is away, or ends in the middle of its answer."""
 _MERGE: Final = "application/strategic-merge-patch+json"
 _CAPACITY: Final = {"cpu": "64", "memory": "512Gi", "ephemeral-storage": "1Ti", "pods": "500", "nvidia.com/gpu": "8"}
 
@@ -78,7 +81,7 @@ class FakeNode:
             lease = {"spec": {**spec, "renewTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")}, "metadata": {"name": self.name}}
             try:
                 self._client.apply(f"{path}/{self.name}", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **lease})
-            except (DevClusterError, OSError) as error:
+            except UNREACHABLE as error:
                 self.faults.append(f"lease: {error}")
             if self._stop.wait(HEARTBEAT_SECONDS):
                 return
@@ -89,7 +92,7 @@ class FakeNode:
                 pods = self._client.request("GET", f"/api/v1/pods?fieldSelector=spec.nodeName%3D{self.name}")["items"]
                 for pod in pods:
                     self._look_at(pod)
-            except (DevClusterError, OSError) as error:
+            except UNREACHABLE as error:
                 if "HTTP 404" not in str(error) and "HTTP 409" not in str(error):
                     self.faults.append(f"pods: {error}")
 
