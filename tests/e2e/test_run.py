@@ -52,10 +52,9 @@ def succeeded(run: Run) -> Object:
 
 
 def test_phases_lead_from_pending_to_succeeded(run: Run, succeeded: Object) -> None:
-    phases = list(dict.fromkeys(phase_of(body) for body in run.history() if phase_of(body)))
-    assert phases[0] == "Pending"
-    assert phases[-2:] == ["Running", "Succeeded"]
-    assert set(phases) <= {"Pending", "Starting", "Running", "Succeeded"}
+    # Each once: no phase is left and come back to.
+    phases = [phase for phase, _ in itertools.groupby(phase_of(body) for body in run.history()) if phase]
+    assert phases in (["Pending", "Starting", "Running", "Succeeded"], ["Pending", "Running", "Succeeded"])
     status = succeeded["status"]
     assert status["progress"]["percentage"] == 100
     assert status["progress"]["step"] == status["progress"]["totalSteps"] == STEPS

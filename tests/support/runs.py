@@ -114,21 +114,21 @@ class Run:
         names = [name for name in self._timeline.names(JOBS, self.namespace) if name.startswith(f"{self.name}-")]
         return [self._timeline.history(JOBS, self.namespace, name)[-1].body for name in names]
 
-    def pod_history(self, name: str) -> list[Sighting]:
-        """Return every version of one of the run's pods."""
-        return self._timeline.history(PODS, self.namespace, name)
-
     def exit_code_of(self, pod: str) -> int:
-        """Return the exit code of one of the run's pods, seen before the pod went."""
-        codes = [trainer_state_of(each.body).get("terminated", {}).get("exitCode") for each in self.pod_history(pod)]
-        return int(next(code for code in reversed(codes) if code is not None))
+        """Return the exit code of one of the run's pods, which has ended."""
+        return int(self._end_of(pod)["exitCode"])
 
     def checkpoint_step_of(self, pod: str) -> int:
         """Return which step's checkpoint an interrupted trainer said that it had published."""
-        words = [trainer_state_of(each.body).get("terminated", {}).get("message") for each in self.pod_history(pod)]
-        summary: Object = json.loads(next(word for word in reversed(words) if word))
+        summary: Object = json.loads(self._end_of(pod)["message"])
         assert summary["outcome"] == "interrupted", summary
         return int(summary["checkpoint_step"])
+
+    def _end_of(self, pod: str) -> Object:
+        """Return how a pod ended. It may be gone by now, and its end may come to be seen after that of its run."""
+        seen = self._timeline.wait_for(PODS, self.namespace, pod, lambda body: trainer_state_of(body).get("terminated"), 10, "has ended")
+        terminated: Object = trainer_state_of(seen.body)["terminated"]
+        return terminated
 
     def log(self, pod: str) -> str:
         """Return the log of a pod that is still there."""
