@@ -28,7 +28,7 @@ def run_shown(words: Sequence[str], name: str, temporary: Path) -> None:
     started = time.monotonic()
     tail: deque[str] = deque(maxlen=_KEPT_LINES)
     process = subprocess.Popen(
-        ["nice", *words],
+        list(words),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
