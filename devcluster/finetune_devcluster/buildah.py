@@ -1,12 +1,14 @@
 """buildah, with a storage of its own in the cache and its progress on the terminal."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_devcluster.errors import DevClusterError
+from finetune_devcluster.namespaces import run
 from finetune_devcluster.progress import run_shown
 
 
@@ -38,8 +40,16 @@ class Buildah:
     def clean(self) -> None:
         """Remove what a build that died has left."""
         self._run(["rm", "--all"])
+        # What a killed build had mounted (the packages' cache, /dev) must not be deleted along with its folder.
+        for point in reversed(list_mounts(Path("/proc/self/mountinfo").read_text(), self.temporary)):
+            run(["umount", "--lazy", point])
         for path in self.temporary.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def release(self) -> None:
+        """Undo the mount of its storage over itself that buildah leaves behind; the next build makes it anew."""
+        for point in reversed(list_mounts(Path("/proc/self/mountinfo").read_text(), self.folder / "storage")):
+            subprocess.run(["umount", point], capture_output=True, timeout=30, check=False)
 
     def prune(self, kept: str, limit: int) -> None:
         """Where the storage has more than `limit` bytes, remove the older images of `kept`'s name and what only they needed."""
@@ -104,6 +114,12 @@ class Buildah:
         if spoken.returncode != 0:
             raise DevClusterError(f"buildah {' '.join(words)}: {spoken.stderr.strip()[-2000:]}")
         return spoken.stdout
+
+
+def list_mounts(mountinfo: str, folder: Path) -> list[str]:
+    """Return the mount points below a folder, in the order in which they were mounted."""
+    points = [re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), line.split()[4]) for line in mountinfo.splitlines()]
+    return [point for point in points if point.startswith(f"{folder}/")]
 
 
 def copy_image(source: str, target: str, doing: str, temporary: Path) -> None:

@@ -159,8 +159,15 @@ def _find(root: Path, target: str) -> Image | None:
 
 
 def _build(root: Path, target: str) -> Image:
-    started = time.monotonic()
     buildah = Buildah(_folder())
+    try:
+        return _build_with(buildah, root, target)
+    finally:
+        buildah.release()
+
+
+def _build_with(buildah: Buildah, root: Path, target: str) -> Image:
+    started = time.monotonic()
     buildah.clean()
     base = os.environ.get("FINETUNE_BASE_IMAGE") or ensure_base_image(buildah)
     # Counted before the build: what changes while it runs belongs to the next one.
