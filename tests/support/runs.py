@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from finetune_api.summary import decode_summary
 from finetune_devcluster import Cluster
 from finetune_devcluster.errors import DevClusterError
 from tests.support.manifests import Manifest
@@ -101,6 +102,10 @@ class Run:
         body: Object = json.loads(self.kubectl("get", "finetunejob", self.name, "--output=json"))
         return body
 
+    def delete(self) -> None:
+        """Delete it; its pod is told to stop, and not waited for."""
+        self.kubectl("delete", "finetunejob", self.name, "--timeout=20s")
+
     def set_suspend(self, *, suspend: bool) -> None:
         """Suspend or resume, as a user does it."""
         self.kubectl("patch", "finetunejob", self.name, "--type=merge", "--patch", json.dumps({"spec": {"suspend": suspend}}))
@@ -120,9 +125,11 @@ class Run:
 
     def checkpoint_step_of(self, pod: str) -> int:
         """Return which step's checkpoint an interrupted trainer said that it had published."""
-        summary: Object = json.loads(self._end_of(pod)["message"])
-        assert summary["outcome"] == "interrupted", summary
-        return int(summary["checkpoint_step"])
+        summary = decode_summary(self._end_of(pod)["message"])
+        assert summary is not None
+        assert summary.outcome == "interrupted", summary
+        assert summary.checkpoint_step is not None, summary
+        return summary.checkpoint_step
 
     def _end_of(self, pod: str) -> Object:
         """Return how a pod ended. It may be gone by now, and its end may come to be seen after that of its run."""
