@@ -27,29 +27,33 @@ START_SECONDS: Final = 60.0
 _CHART: Final = Path(__file__).parents[2] / "charts" / "finetune-operator"
 
 
-def install_rights(cluster: Cluster) -> None:
-    """Give the operator's ServiceAccount the chart's rights, as `helm template` renders them, and its empty Secret."""
+def install_rights(cluster: Cluster, namespace: str = NAMESPACE, watch: str = "") -> None:
+    """Give the operator's ServiceAccount the chart's rights, as `helm template` renders them, and its empty Secret.
+
+    ``watch`` is the one namespace that the operator is installed for, if it isn't for all.
+    """
     parts = ("rbac", "serviceaccount", "tls-secret")
     words = [
         "template",
         RELEASE,
         str(_CHART),
         "--namespace",
-        NAMESPACE,
+        namespace,
         "--kube-version=1.35",
         "--set=image.repository=x,trainer.image.repository=y",
     ]
+    words += [f"--set=watchNamespaces={{{watch}}}"] if watch else []
     words += [f"--show-only=templates/{part}.yaml" for part in parts]
     helm = ensure_binaries(["helm"])["helm"]
     manifests = subprocess.run([str(helm), *words], capture_output=True, text=True, check=True, timeout=60).stdout
-    cluster.kubectl("create", "namespace", NAMESPACE)
+    cluster.kubectl("create", "namespace", namespace)
     cluster.kubectl("apply", "--filename=-", stdin=manifests)
 
 
-def write_kubeconfig(cluster: Cluster, path: Path) -> Path:
+def write_kubeconfig(cluster: Cluster, path: Path, namespace: str = NAMESPACE) -> Path:
     """Write a kubeconfig with a token of the operator's ServiceAccount."""
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}}
-    answer = cluster.client.request("POST", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{RELEASE}/token", request)
+    answer = cluster.client.request("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts/{RELEASE}/token", request)
     config = yaml.safe_load(cluster.kubeconfig.read_text())
     config["users"] = [{"name": config["users"][0]["name"], "user": {"token": answer["status"]["token"]}}]
     path.write_text(yaml.safe_dump(config))

@@ -200,3 +200,20 @@ def test_the_api_server_can_be_away_for_a_while(outage: Outage) -> None:
 
 def test_told_to_stop_it_stops(outage: Outage) -> None:
     assert outage.bench.operator.stop(signal.SIGTERM) == 0
+
+
+def test_installed_for_one_namespace_it_works_there_and_nowhere_else(bench: Bench, tmp_path: Path) -> None:
+    """The last one here: the operator of all namespaces must be stopped."""
+    bench.operator.stop()
+    watched, other = bench.new_run(), bench.new_run()
+    install_rights(bench.cluster, "narrow", watched.namespace)
+    environment = {"FINETUNE_WATCH_NAMESPACES": watched.namespace, "FINETUNE_OPERATOR_NAMESPACE": "narrow"}
+    narrow = OperatorProcess(write_kubeconfig(bench.cluster, tmp_path / "kubeconfig", "narrow"), tmp_path, environment)
+    other.apply()
+    with narrow:
+        watched.apply()
+        watched.wait_phase("Running")
+        watched.end_pod(0, build_summary())
+        watched.wait_phase("Succeeded")
+    assert other.status == {}
+    assert "cannot" not in narrow.read_log()
