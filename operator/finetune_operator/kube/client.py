@@ -158,8 +158,18 @@ class KubeClient:
         try:
             await self._call("DELETE", resource.path(namespace, name), options)
         except ApiError as error:
-            if not (error.not_found or error.conflict):
-                raise
+            if error.not_found or (error.conflict and not await self._exists(resource, namespace, name, uid)):
+                return
+            raise
+
+    async def _exists(self, resource: Resource, namespace: str, name: str, uid: str) -> bool:
+        try:
+            body = await self.get(resource, namespace, name)
+        except ApiError as error:
+            if error.not_found:
+                return False
+            raise
+        return bool(body["metadata"]["uid"] == uid)
 
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, content_type: str = "application/json"

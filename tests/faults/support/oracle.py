@@ -68,6 +68,8 @@ def read_operator_writes(audit_log: Path, namespaces: set[str], since: datetime)
     writes = []
     with audit_log.open() as lines:
         for line in lines:
+            if not line.endswith("\n"):
+                break  # is being written
             entry = json.loads(line)
             target = entry.get("objectRef", {})
             if not entry.get("userAgent", "").startswith(_OPERATOR) or target.get("namespace") not in namespaces:

@@ -51,7 +51,8 @@ class FaultProxy:
         self._random = random.Random(seed)  # noqa: S311  # chooses faults, guards nothing
         self._occurrences: Counter[tuple[str, str | None]] = Counter()
         self._events: Counter[tuple[str, str | None]] = Counter()
-        self._watches: dict[int, web.BaseRequest] = {}
+        self._watches: dict[int, tuple[Call, web.BaseRequest]] = {}
+        self._silent: set[int] = set()
         self._gone = False
         self.calls: list[Call] = []
         """Every call, in order."""
@@ -97,14 +98,13 @@ class FaultProxy:
 
     def cut_watches(self, signature: str | None = None) -> None:
         """End the watch streams that are open now."""
-        for request in list(self._watches.values()):
-            if (signature is None or request["call"].signature == signature) and request.transport is not None:
+        for call, request in list(self._watches.values()):
+            if signature in (None, call.signature) and request.transport is not None:
                 request.transport.abort()
 
     def silence_watches(self) -> int:
         """Let the streams that are open now say nothing more, and stay open; return how many there are."""
-        for request in self._watches.values():
-            request["silent"] = True
+        self._silent.update(self._watches)
         return len(self._watches)
 
     async def take_snapshot(self, target: str) -> bytes:
@@ -123,7 +123,6 @@ class FaultProxy:
         call.occurrence = self._occurrences[key]
         self._occurrences[key] += 1
         self.calls.append(call)
-        request["call"] = call
         body = await request.read()
         if self._gone:
             call.outcome.append("gone")
@@ -176,7 +175,7 @@ class FaultProxy:
             return answer.status, answer.content_type, await answer.read()
 
     async def _stream(self, request: web.BaseRequest, call: Call, url: str, headers: Mapping[str, str]) -> web.StreamResponse:
-        self._watches[call.number] = request
+        self._watches[call.number] = (call, request)
         try:
             async with self._session.get(url, headers=headers) as answer:
                 call.outcome.append(str(answer.status))
@@ -201,12 +200,12 @@ class FaultProxy:
                 pending += chunk
                 *lines, pending = pending.split(b"\n")
                 for line in lines:
-                    if request.get("silent"):
+                    if call.number in self._silent:
                         continue
                     now = asyncio.get_running_loop().time()
                     match self._fault_of(call, line):
                         case Stall():
-                            request["silent"] = True
+                            self._silent.add(call.number)
                         case DropEvent():
                             pass
                         case Cut():
@@ -219,7 +218,7 @@ class FaultProxy:
                             due_lines.put_nowait((now, line + b"\n", False))
                 if writer.done():
                     return
-            if not request.get("silent"):
+            if call.number not in self._silent:
                 due_lines.put_nowait((0.0, b"", True))
                 await writer
         finally:

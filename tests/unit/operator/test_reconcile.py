@@ -344,3 +344,22 @@ async def test_a_queued_run_that_was_suspended_gives_its_job_back(api: InMemoryA
     assert api.all(JOBS) == []
     assert _run(api)["status"]["phase"] == "Suspended"
     assert at(operator.seconds) >= NOW
+
+
+async def test_a_deletion_that_was_refused_is_tried_again(api: InMemoryApi) -> None:
+    """A 409 means that another object has the name now, or that the API server asks for another try."""
+    (job,) = [api.seed(JOBS, build_stored_job())]
+    refusals = iter([ApiError(409, "Conflict", "try again", "DELETE")])
+
+    def refuse_once(call: Call) -> None:
+        if call.method == "DELETE" and (refusal := next(refusals, None)):
+            raise refusal
+
+    api.before = refuse_once
+    namespace, name, uid = job["metadata"]["namespace"], job["metadata"]["name"], job["metadata"]["uid"]
+    with pytest.raises(ApiError):
+        await api.delete(JOBS, namespace, name, uid=uid)
+    await api.delete(JOBS, namespace, name, uid="another")
+    assert api.all(JOBS)
+    await api.delete(JOBS, namespace, name, uid=uid)
+    assert not api.all(JOBS)
