@@ -48,7 +48,7 @@ operator-alone: $(UV) ## The operator's tests in an environment without torch
 
 .PHONY: integration
 integration: setup binaries ## Tests on a real control plane (etcd, API server, controllers, scheduler): no root needed
-	$(PYTEST) tests/integration tests/devcluster -m "not node and not torch"
+	$(PYTEST) tests/integration tests/devcluster -m "not node and not torch" -n 2 --dist loadfile
 
 .PHONY: trainer
 trainer: setup binaries ## Training for real, on the CPU

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from finetune_api.spec import QuantizationSpec
+from finetune_trainer.device import Device
 from finetune_trainer.errors import ConfigInvalid, SourceUnavailable
-from finetune_trainer.run.device import Device
 
 logger = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from finetune_api.summary import TrainerSummary
 from finetune_api.trainer_config import TrainerConfig
 from finetune_trainer.artifacts import CheckpointStore, FetchedCheckpoint, ManifestFields, publish
 from finetune_trainer.data import PreparedData, load_examples, prepare_data
+from finetune_trainer.device import Device, choose_device
 from finetune_trainer.ending import is_out_of_memory
 from finetune_trainer.errors import Interrupted, OutOfMemory, StorageFailed
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import quieten_libraries
 from finetune_trainer.reporting import Reporter
 from finetune_trainer.run.checkpointing import CheckpointUploader, read_run_state
-from finetune_trainer.run.device import Device, choose_device
 from finetune_trainer.run.preload import Preload
 from finetune_trainer.run.progress import RunProgress
 from finetune_trainer.run.resuming import ADAPTER_FOLDER, check_same_inputs, find_finished, warn_of_other_versions

@@ -6,7 +6,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from finetune_api.spec import TrainingSpec
 from finetune_api.spec.method import ComputeDtype
-from finetune_trainer.run.device import Device
+from finetune_trainer.device import Device
 
 
 def build_sft_config(training: TrainingSpec, compute_dtype: ComputeDtype, device: Device, folder: Path, *, evaluates: bool) -> SFTConfig:
