@@ -51,7 +51,17 @@ def test_every_pod_passes_the_restricted_standard(spec: FineTuneJobSpec) -> None
         lambda pod: pod["containers"][0]["securityContext"]["capabilities"].update(add=["SYS_ADMIN"]),
         lambda pod: pod["containers"][0]["securityContext"].pop("capabilities"),
     ],
-    ids=str,
+    ids=[
+        "host network",
+        "host path",
+        "root allowed",
+        "no seccomp profile",
+        "user 0",
+        "escalation allowed",
+        "privileged",
+        "capability added",
+        "capabilities kept",
+    ],
 )
 def test_the_check_of_the_standard_can_fail(sabotage: Any) -> None:
     pod = _pod(build_spec())

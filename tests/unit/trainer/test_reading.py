@@ -41,7 +41,7 @@ def write(file: Path, rows: list[dict[str, Any]]) -> Path:
     else:
         write_parquet(file, rows)
     if file.name.endswith(".gz"):
-        file.write_bytes(gzip.compress(file.read_bytes()))
+        file.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
     return file
 
 
@@ -81,7 +81,7 @@ def test_digest_is_the_files_own_or_that_of_the_listing(tmp_path: Path) -> None:
         ("a.csv", b"a,a\n1,2\n", ["repeated names"]),
         ("a.csv", b'a\n"x', ["not CSV"]),
         ("a.parquet", b"PAR1 no", ["not a Parquet file"]),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}')[:-4], ["damaged gzip"]),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}', mtime=0)[:-4], ["damaged gzip"]),
         ("a.jsonl.gz", b"plain", ["damaged gzip"]),
         ("a.jsonl", b"\n \n", ["has no rows"]),
         ("a.txt", b"x", ["not a data file"]),
