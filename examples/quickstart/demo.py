@@ -139,7 +139,8 @@ class Demo:
             return
         say("resources.gpus: 1 in place of 0, on GPUs that the node only claims to have: the trainer runs on the CPU and says so")
         # Read by kubectl, which reads numbers such as 2e-3 as the API server does.
-        manifest = json.loads(self._target.kubectl("create", "--dry-run=client", "--output=json", "--filename", str(MANIFEST)))
+        read = ["--namespace", NAMESPACE, "create", "--dry-run=client", "--output=json", "--filename", str(MANIFEST)]
+        manifest = json.loads(self._target.kubectl(*read))
         manifest["spec"]["resources"]["gpus"] = 1
         say(self._target.kubectl(*words, "-", stdin=json.dumps(manifest)).strip())
 
