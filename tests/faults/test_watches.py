@@ -8,7 +8,7 @@ import pytest
 
 from finetune_api.names import API_VERSION
 from tests.faults.support.bench import WATCHED, Bench, Case
-from tests.faults.support.faults import Answer, Cut, DropEvent, ErrorEvent, HoldBack, Rule, WatchFault
+from tests.faults.support.faults import AT_ONCE, Answer, Cut, DropEvent, ErrorEvent, HoldBack, Rule, WatchFault
 from tests.faults.support.figures import Figures
 from tests.faults.support.scenarios import SCENARIOS, Scenario, complete, measure_clean, suspend
 from tests.faults.support.side_by_side import run_all
@@ -89,12 +89,10 @@ async def test_deletions_in_the_gap_of_a_410(bench: Bench, figures: Figures) -> 
         await bench.api.call("DELETE", f"{_jobs(jobless)}/{job['metadata']['name']}", {"propagationPolicy": "Background"})
         await jobless.until(lambda: not jobless.find(JOBS), "the Job is gone")
         errors = [
-            lane.proxy.add(Rule(ErrorEvent(410), signature=f"watch {resource}", namespace=case.namespace, times=1))
+            lane.proxy.add(Rule(ErrorEvent(410), signature=f"watch {resource}", namespace=case.namespace, event=AT_ONCE, times=1))
             for resource in WATCHED
             for case in cases
         ]
-        for rule in errors:
-            rule.fault = Answer(410)
         began = time.monotonic()
         lane.proxy.cut_watches()
         await jobless.until_phase("Succeeded")

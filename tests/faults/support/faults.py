@@ -5,13 +5,13 @@ test's list of rules is its script; what is left to chance is drawn from the pro
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Final
 
 from tests.faults.support.calls import Call, CrashPoint
 
-Event = Mapping[str, Any]
+AT_ONCE: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,8 @@ class Rule:
     namespace: str | None = None
     point: CrashPoint | None = None
     event: int | None = None
-    """Of a watch fault: only the event with this number (from 0, bookmarks not counted) since the proxy began, by watch and namespace."""
+    """Of a watch fault: only the event with this number (from 0, bookmarks not counted) since the proxy began, by watch and namespace;
+    :data:`AT_ONCE` stands for the beginning of a stream, before any event."""
     times: int | None = None
     """How many more it befalls; None is all."""
     probability: float = 1.0

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import aiohttp
 from aiohttp import web
@@ -20,6 +20,7 @@ from aiohttp import web
 from tests.faults.support.calls import Call, parse_call
 from tests.faults.support.direct import build_tls, read_server, read_token
 from tests.faults.support.faults import (
+    AT_ONCE,
     After,
     Answer,
     Before,
@@ -33,6 +34,7 @@ from tests.faults.support.faults import (
     Rule,
     Snapshot,
     Stall,
+    WatchFault,
 )
 
 _NOT_PASSED_ON: Final = frozenset(
@@ -184,6 +186,9 @@ class FaultProxy:
                 response = web.StreamResponse(headers={"Content-Type": "application/json"})
                 response.enable_chunked_encoding()
                 await response.prepare(request)
+                if isinstance(error := self._rule_for(call, AT_ONCE), ErrorEvent):
+                    await response.write(error.build_line())
+                    return response
                 with suppress(ConnectionError):
                     await self._pass_on(request, call, answer, response)
                 return response
@@ -237,7 +242,7 @@ class FaultProxy:
                     break
         _abort(request)
 
-    def _fault_of(self, call: Call, line: bytes) -> Any:
+    def _fault_of(self, call: Call, line: bytes) -> WatchFault | None:
         event = json.loads(line)
         if event["type"] in ("BOOKMARK", "ERROR"):
             return None
@@ -245,11 +250,15 @@ class FaultProxy:
         number = self._events[key]
         self._events[key] += 1
         self.watch_events.append((call.signature, call.namespace, event["type"], event["object"]["metadata"]["name"]))
+        return self._rule_for(call, number)
+
+    def _rule_for(self, call: Call, number: int) -> WatchFault | None:
         for rule in self.rules:
-            if rule.is_of_watch and rule.event in (None, number) and rule.fits(call, self._random.random()):
+            wanted = (number,) if number == AT_ONCE else (None, number)
+            if rule.is_of_watch and rule.event in wanted and rule.fits(call, self._random.random()):
                 rule.count(call)
                 call.outcome.append(f"{type(rule.fault).__name__} {number}")
-                return rule.fault
+                return cast("WatchFault", rule.fault)
         return None
 
 
