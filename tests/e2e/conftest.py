@@ -1,9 +1,11 @@
 """One cluster with a node, one operator installed by its chart, one S3 store with a model and data: shared by all tests here."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,9 +47,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def images(cluster: Cluster) -> dict[str, str]:
-    """The images of operator and trainer, in the node."""
-    return load_images(cluster)
+def images(cluster: Cluster, pytestconfig: pytest.Config) -> dict[str, str]:
+    """The images of operator and trainer, in the node. The first time that takes minutes, so its progress is shown."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    started = time.monotonic()
+    with contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled():
+        references = load_images(cluster)
+    pytestconfig.stash.setdefault(NOTES, []).append(f"images built and in the node after {time.monotonic() - started:.1f} s")
+    return references
 
 
 @pytest.fixture(scope="session")

@@ -68,9 +68,15 @@ def _start_of(pod: Object) -> datetime:
 
 
 def _end_of(pod: Object, now: datetime) -> datetime | None:
-    """Return when the trainer ended. A pod that was lost with its node is over and has no such time: then it is ``now``."""
+    """Return when the trainer ended, None while the pod is not over.
+
+    The kubelet says that a container has ended a second or two before it says so of the pod: a write for that moment would tell nothing
+    new. A pod that was lost with its node is over and has no such time: then it is ``now``.
+    """
+    if not is_over(pod):
+        return None
     ended = trainer_status_of(pod).get("state", {}).get("terminated") or {}
-    return parse_time(ended.get("finishedAt")) or (now if is_over(pod) else None)
+    return parse_time(ended.get("finishedAt")) or now
 
 
 def _close(account: Account, ended: datetime | None, gpus: int) -> Account:

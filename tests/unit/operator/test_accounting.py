@@ -49,6 +49,14 @@ def test_its_time_is_counted_when_it_ends() -> None:
     assert (account.restarts, account.gpu_seconds) == (0, 200)
 
 
+def test_the_moment_between_the_container_s_end_and_the_pod_s_changes_nothing() -> None:
+    """The kubelet tells them one after the other; each difference would be a write."""
+    runs = _account(None, [_pod("a", 5)])
+    ending = build_pod("a", phase="Running", state=terminated(0, since=at(5), until=at(105)), created=at(5))
+    assert _account(runs, [ending], now=106) == runs
+    assert _account(runs, [_pod("a", 5, 105)], now=107).gpu_seconds == 100
+
+
 def test_the_start_of_the_run_is_that_of_its_first_pod() -> None:
     assert _account(_account(None, [_pod("a", 0, 10)]), [_pod("a", 0, 10), _pod("b", 20)]).start_time == NOW
 
