@@ -52,18 +52,20 @@ async def kill_at(bench: Bench, scenario: Scenario, point: CrashPoint, when: str
             rule = lane.proxy.add(Rule(Before(crash) if when == "before" else After(crash), point=point, times=1))
             try:
                 async with lane.kept_alive():
-                    await _play(lane, case, scenario, expected)
+                    ended = await _play(lane, case, scenario, expected)
             except AssertionError as error:
                 raise AssertionError(f"killed {when} {point}: {error}\n{lane.operator.read_log()}") from error
             if rule.hits:
                 assert lane.operator.starts == 2, f"killed {when} {point}: the operator ended by itself too:\n{lane.operator.read_log()}"
-                return time.monotonic() - crash.time
+                return ended - crash.time
     raise AssertionError(f"{point} was not reached in {TRIES} runs: {[str(call.point) for call in lane.proxy.calls]}")
 
 
-async def _play(lane: Lane, case: Case, scenario: Scenario, expected: object) -> None:
+async def _play(lane: Lane, case: Case, scenario: Scenario, expected: object) -> float:
     await lane.operator.wait_until_ready(may_end=True)
     await scenario.play(case)
     assert isinstance(expected, dict)
     await case.converge(expected)
+    ended = time.monotonic()
     await case.bench.check_silence([case], 1.0)
+    return ended

@@ -1,5 +1,6 @@
 """Calls that are lost, refused or slow: answers that never arrive after the deed was done above all."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -87,3 +88,29 @@ async def _play(case: Case, scenario: Scenario) -> float:
     await scenario.play(case)
     await case.converge(clean.state)
     return time.monotonic() - began
+
+
+async def test_others_write_at_the_same_time(bench: Bench, figures: Figures, full: bool) -> None:
+    """The operator's writes and those of others meet on the same objects all the time: none is lost."""
+    writers, updates = 16, 625 if full else 30
+    scenarios = [scenario for scenario in SCENARIOS if scenario.name != "delete"]
+    cases = await bench.make_cases(len(scenarios))
+
+    async def annotate(writer: int) -> None:
+        case = cases[writer % len(cases)]
+        await case.until(lambda: case.body, "the FineTuneJob")
+        for number in range(updates):
+            body = {"metadata": {"annotations": {f"example.com/writer-{writer}": str(number)}}}
+            await bench.api.call("PATCH", case.path, body)
+
+    async with bench.operate(cases) as lane:
+        runs = asyncio.gather(*(_play(case, scenario) for case, scenario in zip(cases, scenarios, strict=True)))
+        await asyncio.gather(*map(annotate, range(writers)))
+        await runs
+        conflicts = sum("409" in call.outcome for call in lane.proxy.writes())
+        kept = [(await bench.api.call("GET", case.path))["metadata"]["annotations"] for case in cases]
+        for writer in range(writers):
+            assert kept[writer % len(cases)][f"example.com/writer-{writer}"] == str(updates - 1)
+        await bench.check_silence(cases, 2.0)
+    words = f"none lost on either side; {conflicts} of the operator's writes met one (409)"
+    figures.add(11, f"{writers * updates} updates by others during {len(cases)} runs", words)

@@ -88,7 +88,7 @@ class FaultProxy:
         return rule
 
     def heal(self) -> None:
-        """End every fault, and cut streams that stand still."""
+        """End every fault. Streams that were silenced stay so; new ones speak."""
         for rule in self.rules:
             rule.active = False
         self._gone = False
@@ -160,7 +160,7 @@ class FaultProxy:
         try:
             # The API server finishes what it was sent, even if the caller dies meanwhile.
             if call.verb == "watch":
-                return await self._stream(request, call, url, headers)
+                return await self._stream(request, call, url, headers, afterwards)
             status, content_type, content = await asyncio.shield(self._forward(request.method, url, headers, body))
         except (aiohttp.ClientError, OSError) as error:
             call.outcome.append(type(error).__name__)
@@ -176,13 +176,18 @@ class FaultProxy:
         async with self._session.request(method, url, headers=headers, data=body or None) as answer:
             return answer.status, answer.content_type, await answer.read()
 
-    async def _stream(self, request: web.BaseRequest, call: Call, url: str, headers: Mapping[str, str]) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.BaseRequest, call: Call, url: str, headers: Mapping[str, str], afterwards: After | None
+    ) -> web.StreamResponse:
         self._watches[call.number] = (call, request)
         try:
             async with self._session.get(url, headers=headers) as answer:
                 call.outcome.append(str(answer.status))
                 if answer.status != 200:
                     return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
+                if afterwards is not None:
+                    afterwards.action()
+                    return _abort(request)
                 response = web.StreamResponse(headers={"Content-Type": "application/json"})
                 response.enable_chunked_encoding()
                 await response.prepare(request)
