@@ -28,13 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether everything is to be run, or the shortened form."""
-    return bool(request.config.getoption("--faults-full"))
+    return bool(request.config.getoption("--faults-full", default=False))
 
 
 @pytest.fixture(scope="session")
 def seed(request: pytest.FixtureRequest) -> int:
     """Seed of what is left to chance."""
-    return int(request.config.getoption("--faults-seed"))
+    return int(request.config.getoption("--faults-seed", default=7))
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def figures(request: pytest.FixtureRequest, full: bool, seed: int) -> Iterator[F
     """The session's figures; written at its end where a file was named."""
     figures = Figures(full=full, seed=seed)
     yield figures
-    if path := request.config.getoption("--faults-report"):
+    if path := request.config.getoption("--faults-report", default=None):
         path.write_text(figures.render())
 
 

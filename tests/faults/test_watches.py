@@ -10,7 +10,7 @@ from finetune_api.names import API_VERSION
 from tests.faults.support.bench import WATCHED, Bench, Case
 from tests.faults.support.faults import AT_ONCE, Answer, Cut, DropEvent, ErrorEvent, HoldBack, Rule, WatchFault
 from tests.faults.support.figures import Figures
-from tests.faults.support.scenarios import SCENARIOS, Scenario, complete, measure_clean, suspend
+from tests.faults.support.scenarios import SCENARIOS, Scenario, measure_clean
 from tests.faults.support.side_by_side import run_all
 from tests.faults.support.witness import JOBS
 
@@ -43,11 +43,7 @@ async def test_a_view_that_is_behind(bench: Bench, figures: Figures, full: bool)
 
 @pytest.mark.parametrize("fault", [DropEvent(), Cut(), ErrorEvent(410)], ids=["dropped", "cut", "410"])
 async def test_each_watch_event_in_turn(bench: Bench, figures: Figures, fault: WatchFault, full: bool) -> None:
-    scenarios = [
-        scenario
-        for scenario in SCENARIOS
-        if full or scenario.play in ((complete, suspend) if isinstance(fault, DropEvent) else (complete,))
-    ]
+    scenarios = SCENARIOS if full else [COMPLETE]
     works: list[tuple[Scenario, str, int]] = []
     for scenario in scenarios:
         sent = [signature for signature, *_ in (await measure_clean(bench, scenario)).watch_events]

@@ -49,6 +49,7 @@ async def delete(case: Case) -> None:
     await case.create()
     await case.until_phase("Running")
     await case.delete()
+    await case.until(lambda: not case.bench.witness.current[case.namespace], "all is gone")
 
 
 async def expire(case: Case) -> None:
@@ -74,6 +75,7 @@ async def _play_clean(bench: Bench, scenario: Scenario) -> Recording:
     async with bench.operate([case]) as lane:
         await scenario.play(case)
         state = await case.settle()
+        assert not state["orphans"], state
         case.check()
         await bench.check_silence([case], 1.0)
         return Recording(state, list(lane.proxy.calls), list(lane.proxy.watch_events))
