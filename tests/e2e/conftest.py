@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +133,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> Iterator[Any]:
+def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> "Generator[None, pytest.TestReport, pytest.TestReport]":
     """Put what the cluster says of a failed test's namespace, and the operator's log, into the report."""
     del call
-    report: pytest.TestReport = yield
+    report = yield
     values: dict[str, Any] = getattr(item, "funcargs", {})
     runs = values.get("runs")
     if report.failed and isinstance(runs, Runs):

@@ -9,7 +9,7 @@ import pytest
 from finetune_api.names import ENV_CONFIG, REPORT_PATH, report_audience
 from finetune_api.trainer_config import TrainerConfig
 from tests.support.runs import Run, Runs
-from tests.support.timeline import PODS, Object, phase_of, trainer_state_of
+from tests.support.timeline import PODS, Object, phase_of, step_of, trainer_state_of
 
 pytestmark = pytest.mark.node
 
@@ -77,11 +77,11 @@ def test_reports_of_others_are_refused_and_change_nothing(runs: Runs, images: di
     # The run's own reports still come through, and nothing forged ever stood in its status.
     seen = victim.run.history()[-1]
     victim.run.wait_step(seen["status"]["progress"]["step"] + 1)
-    assert all(step(body) < FORGED_STEP for body in [*victim.run.history(), *other_run.history()])
+    assert all(step_of(body) < FORGED_STEP for body in [*victim.run.history(), *other_run.history()])
     # With a token that is right in all, the very same report is taken: what was refused above was refused for its token alone.
     taken = {"own token": (mint(runs, namespace, audience, victim.pod), report)}
     assert send(runs, namespace, images["operator"], victim, taken) == {"own token": 202}
-    victim.run.wait(lambda body: step(body) == FORGED_STEP, 20, "shows what its own pod reported")
+    victim.run.wait(lambda body: step_of(body) == FORGED_STEP, 20, "shows what its own pod reported")
 
 
 def observe_victim(runs: Runs, run: Run) -> Victim:
@@ -153,7 +153,3 @@ def apply_pod(runs: Runs, namespace: str, name: str, image: str, program: str, e
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
     runs.cluster.kubectl("--namespace", namespace, "apply", "--filename=-", stdin=json.dumps(pod))
     runs.timeline.wait_for(PODS, namespace, name, lambda body: phase_of(body) != "Pending", 60, "the pod runs")
-
-
-def step(body: Object) -> int:
-    return int((body.get("status", {}).get("progress") or {}).get("step", 0))

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from finetune_devcluster.binaries import ensure_binaries
 
 Object = dict[str, Any]
+T = TypeVar("T")
 
 FINETUNEJOBS: Final = "finetunejobs.finetune.dev"
 JOBS: Final = "jobs.batch"
@@ -96,8 +97,8 @@ class Timeline:
         )
 
     def wait(
-        self, look: Callable[[], Any], seconds: float, what: str, describe: Callable[[], object] = lambda: "see the cluster's state"
-    ) -> Any:
+        self, look: Callable[[], T | None], seconds: float, what: str, describe: Callable[[], object] = lambda: "see the cluster's state"
+    ) -> T:
         """Return what ``look`` returns as soon as that is true; it is asked after each change, and each second besides.
 
         :raises AssertionError: it was not within ``seconds``.
