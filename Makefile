@@ -24,7 +24,7 @@ demo-down: setup ## Remove what `make demo KEEP=1` left
 	$(PYTHON) examples/quickstart/demo.py --down
 
 .PHONY: test
-test: setup lint unit operator-alone packages integration trainer e2e ## Every check and test, the fast ones first
+test: setup lint unit operator-alone packages integration faults trainer e2e ## Every check and test, the fast ones first
 
 ##@ Parts of the tests
 
@@ -49,6 +49,10 @@ operator-alone: $(UV) ## The operator's tests in an environment without torch
 .PHONY: integration
 integration: setup binaries ## Tests on a real control plane (etcd, API server, controllers, scheduler): no root needed
 	$(PYTEST) tests/integration tests/devcluster -m "not node and not torch" -n 2 --dist loadfile
+
+.PHONY: faults
+faults: setup binaries ## Faults between operator and API server, shortened. FULL=1: every crash point, and the table in the docs
+	$(PYTEST) tests/faults -m "not node and not torch" $(if $(FULL),--faults-full --faults-report docs/reference/faults.md)
 
 .PHONY: trainer
 trainer: setup binaries ## Training for real, on the CPU
