@@ -16,7 +16,7 @@ pytestmark = pytest.mark.node
 
 SECONDS = 10.0
 """Longest time from the pod's end to the reason."""
-STEPS = 300
+STEPS = 400
 ENDLESS = 100_000
 """Steps of a run that is still training when the test ends."""
 
@@ -95,7 +95,7 @@ def test_a_simulated_gpu_trains_on_the_cpu_and_status_says_so(runs: Runs, namesp
 def test_a_preempted_run_loses_nothing_and_costs_no_retry(runs: Runs, namespace: str) -> None:
     gpu = {"resources": {"gpus": 1}}
     low = runs.apply(namespace, "low", {**gpu, "training": {"maxSteps": STEPS}, "scheduling": {"priorityClassName": "e2e-low"}})
-    low.wait_step(1)
+    low.wait_first_step()
     high = runs.apply(namespace, "high", {**gpu, "scheduling": {"priorityClassName": "e2e-high"}})
     high.wait_success()
     ended = low.wait_success()

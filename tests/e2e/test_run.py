@@ -15,7 +15,7 @@ from tests.support.timeline import EVENTS, Object, phase_of, step_of
 
 pytestmark = pytest.mark.node
 
-STEPS = 400
+STEPS = 700
 OTHER_STATUS_PATCHES = 4
 """What DESIGN.md allows a run besides its progress."""
 PROGRESS_SECONDS = 5.0

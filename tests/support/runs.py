@@ -85,6 +85,14 @@ class Run:
             since,
         )
 
+    def wait_first_step(self) -> None:
+        """Return as soon as the trainer's log says that it trains: seconds before the first report of it can stand in status."""
+        self.wait_reason("Training", START_SECONDS)
+        pod = self.pods()[-1]
+        self._timeline.wait(
+            lambda: must_not_end(self.history()[-1]) and '"step 1 of ' in self.log(pod), START_SECONDS, f"{self.name} trains"
+        )
+
     def wait_phase(self, phase: str, seconds: float, since: float = 0.0) -> Sighting:
         """Return the first version in this phase; a run that has failed is not waited for."""
         return self.wait(lambda body: must_not_end(body, phase) and phase_of(body) == phase, seconds, f"is {phase}", since)
