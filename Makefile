@@ -15,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo
 demo: setup ## The whole way on a real cluster. CLUSTER=current: the kubeconfig's own; SIMULATED_GPUS=1; KEEP=1: leave it running
-	$(if $(CLUSTER),,$(PYTHON) -m finetune_devcluster packages)
+	$(if $(CLUSTER),,-$(PYTHON) -m finetune_devcluster packages)
 	$(PYTHON) examples/quickstart/demo.py $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(SIMULATED_GPUS),--simulated-gpus $(SIMULATED_GPUS)) \
 	  $(if $(KEEP),--keep) $(DEMO_FLAGS)
 
@@ -89,8 +89,8 @@ binaries: setup ## Kubernetes, etcd, Helm, CoreDNS and an S3 server, built from 
 	$(PYTHON) -m finetune_devcluster binaries
 
 .PHONY: packages
-packages: setup ## The Debian packages that a node needs (as root on Debian; elsewhere says what is missing)
-	$(PYTHON) -m finetune_devcluster packages
+packages: setup ## The Debian packages that a node needs (as root on Debian; elsewhere says what is missing, and goes on)
+	-$(PYTHON) -m finetune_devcluster packages
 
 .PHONY: images
 images: setup ## Build the operator's and the trainer's image

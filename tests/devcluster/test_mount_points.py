@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 
 from finetune_devcluster import mount_points
-from finetune_devcluster.capabilities import compute_capabilities, observe_machine
+from tests.support.probe_pods import require_node
 
 pytestmark = pytest.mark.node
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    if reasons := compute_capabilities(observe_machine()).node:
-        pytest.skip("; ".join(reasons))
+    require_node()
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "mount-point"
 

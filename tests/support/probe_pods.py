@@ -1,6 +1,7 @@
 """Pods of the development cluster's own tests: they run `devcluster/binaries/probe`."""
 
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -17,11 +18,13 @@ PROBE_IMAGE = "finetune.dev/devcluster/probe:test"
 
 
 def require_node() -> None:
-    """Skip, and say why, where this machine can run no containers."""
+    """Skip, and say why, where this machine can run no containers; fail there if `FINETUNE_REQUIRE_NODE` is set, as in CI."""
     if capabilities.compute_capabilities(capabilities.observe_machine()).installable:
         capabilities.install_packages()
     able = capabilities.compute_capabilities(capabilities.observe_machine())
     if able.node:
+        if os.environ.get("FINETUNE_REQUIRE_NODE"):
+            pytest.fail(able.describe(), pytrace=False)
         pytest.skip(able.describe())
 
 
