@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -15,6 +16,7 @@ from tests.faults.support.node import PlayedNode
 from tests.faults.support.witness import Witness
 from tests.support.operator_process import install_rights, write_kubeconfig
 
+ROWS = pytest.StashKey[list[tuple[int, str, str]]]()
 CRD_PATH = Path(__file__).parents[2] / "crds" / "finetunejobs.yaml"
 
 
@@ -39,11 +41,30 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="session")
 def figures(request: pytest.FixtureRequest, full: bool, seed: int) -> Iterator[Figures]:
-    """The session's figures; written at its end where a file was named."""
+    """The session's figures (of this worker, where there are several)."""
     figures = Figures(full=full, seed=seed)
     yield figures
-    if path := request.config.getoption("--faults-report", default=None):
-        path.write_text(figures.render())
+    if (output := getattr(request.config, "workeroutput", None)) is not None:
+        output["faults"] = figures.rows
+    else:
+        request.config.stash.setdefault(ROWS, []).extend(figures.rows)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    rows = getattr(node, "workeroutput", {}).get("faults", ())
+    node.config.stash.setdefault(ROWS, []).extend((number, fault, figure) for number, fault, figure in rows)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the table, if one was asked for and nothing has failed: a table without the failures would deceive."""
+    config = session.config
+    path = config.getoption("--faults-report", default=None)
+    rows = config.stash.get(ROWS, [])
+    if path is None or hasattr(config, "workerinput") or session.testsfailed or not rows:
+        return
+    figures = Figures(full=config.getoption("--faults-full"), seed=config.getoption("--faults-seed"), rows=rows)
+    path.write_text(figures.render())
 
 
 @pytest.fixture(scope="session")

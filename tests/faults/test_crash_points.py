@@ -40,7 +40,7 @@ async def test_sigkill_at_every_call(bench: Bench, scenario: Scenario, figures: 
     writes = sum(point.signature.split()[0] in ("create", "patch", "delete") for point in points)
     words = f"{len(recoveries)} of {2 * len(points)} points ({writes} writes, {len(points) - writes} reads, before and after each)"
     slowest = f"the run's end at most {max(recoveries):.1f} s after the kill" if recoveries else "no calls but those of a clean start"
-    figures.add(1, f"SIGKILL at every call: {scenario.name}", f"{words}; {slowest}")
+    figures.add(1, f"SIGKILL at every {'call' if full else 'write'}: {scenario.name}", f"{words}; {slowest}")
 
 
 async def kill_at(bench: Bench, scenario: Scenario, point: CrashPoint, when: str, expected: object) -> float:
