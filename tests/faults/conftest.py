@@ -73,7 +73,12 @@ def fault_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     root = tmp_path_factory.mktemp("faults-cluster")
     with Cluster.up(f"faults-{os.getpid()}", state_root=root, ephemeral=True) as cluster:
         cluster.kubectl("apply", "--server-side", "-f", str(CRD_PATH))
-        cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/finetunejobs.finetune.dev")
+        cluster.kubectl(
+            "wait",
+            "--for=jsonpath={.status.conditions[?(@.type=='Established')].status}=True",
+            "--timeout=30s",
+            "crd/finetunejobs.finetune.dev",
+        )
         install_rights(cluster)
         yield cluster
 
