@@ -48,7 +48,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("restarts")
     with Cluster.up("restarts", state_root=folder, ephemeral=True) as cluster:
         cluster.kubectl("apply", "--server-side", "-f", str(CRD_PATH))
-        cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/finetunejobs.finetune.dev")
+        cluster.kubectl(
+            "wait",
+            "--for=jsonpath={.status.conditions[?(@.type=='Established')].status}=True",
+            "--timeout=30s",
+            "crd/finetunejobs.finetune.dev",
+        )
         install_rights(cluster)
         operator = OperatorProcess(write_kubeconfig(cluster, folder / "kubeconfig"), folder)
         with FakeNode(cluster) as node:
