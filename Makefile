@@ -52,7 +52,7 @@ integration: setup binaries ## Tests on a real control plane (etcd, API server, 
 
 .PHONY: faults
 faults: setup binaries ## Faults between operator and API server, shortened. FULL=1: every crash point, and the table in the docs
-	$(PYTEST) tests/faults -n 2 $(if $(FULL),--faults-full --faults-report docs/reference/faults.md)
+	$(PYTEST) tests/faults -n 4 $(if $(FULL),--faults-full --faults-report docs/reference/faults.md)
 
 .PHONY: trainer
 trainer: setup binaries ## Training for real, on the CPU
