@@ -69,11 +69,13 @@ def start_process(
         namespaces_of: a pid whose network, mount and process namespaces the program joins.
 
     Raises:
-        DevClusterError: the program ended before it could be recorded.
+        DevClusterError: there is no such program, or it ended before it could be recorded.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    # The shell says its pid and becomes the program, so nothing stands between the program and the recorded pid.
-    script = f'echo $$; exec "$@" >>{shlex.quote(str(log))} 2>&1 </dev/null'
+    # The shell says its pid and becomes the program, so nothing stands between the program and the recorded pid. It
+    # looks for the program first: once the pid is said, nothing tells a shell that fails to become it from one about to.
+    find = 'command -v "$1" >/dev/null || { echo "$1: not found" >&2; exit 127; }'
+    script = f'{find}; echo $$; exec "$@" >>{shlex.quote(str(log))} 2>&1 </dev/null'
     prefix = [] if namespaces_of is None else ["nsenter", f"--target={namespaces_of}", "--net", "--mount", "--pid"]
     spoken = subprocess.run(
         [*prefix, "setsid", "--fork", "sh", "-c", script, "sh", *argv],
