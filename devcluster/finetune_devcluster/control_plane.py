@@ -1,7 +1,6 @@
 """The command lines of etcd, the API server, the controller manager and the scheduler."""
 
 import secrets
-import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from finetune_devcluster.files import write_json
 from finetune_devcluster.kubeconfig import write_kubeconfig
 from finetune_devcluster.pki import CertificateAuthority, KeyPair, make_signing_key
+from finetune_devcluster.ports import find_free_ports
 
 SERVICE_RANGE = "10.96.0.0/16"
 KUBERNETES_SERVICE = "10.96.0.1"
@@ -51,15 +51,7 @@ def build_fixed_endpoints(address: str) -> Endpoints:
 
 def find_free_endpoints() -> Endpoints:
     """Return loopback ports that nothing listens on at this moment."""
-    sockets = [socket.socket() for _ in range(5)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-    return Endpoints("127.0.0.1", *ports)
+    return Endpoints("127.0.0.1", *find_free_ports(5))
 
 
 @dataclass(frozen=True)

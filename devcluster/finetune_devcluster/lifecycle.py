@@ -6,6 +6,7 @@ from pathlib import Path
 from finetune_devcluster import binaries, control_plane, node
 from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.object_store import POD_ENDPOINT
+from finetune_devcluster.ports import find_free_ports
 from finetune_devcluster.startup import (
     build_client,
     start_control_plane,
@@ -80,7 +81,7 @@ def _start(folder: Path, name: str, mode: Mode, *, with_store: bool) -> ClusterS
     credentials = control_plane.make_credentials(folder / "pki", endpoints)
     client = start_control_plane(supervisor, paths, credentials)
     if with_store:
-        port = control_plane.find_free_endpoints().apiserver
+        (port,) = find_free_ports(1)
         start_object_store(
             supervisor, paths["versitygw"], "127.0.0.1", port, POD_ENDPOINT if mode == "process-node" else f"http://127.0.0.1:{port}"
         )

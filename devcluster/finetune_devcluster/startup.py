@@ -13,6 +13,7 @@ from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.node_config import NODE_NAME
 from finetune_devcluster.paths import SOURCE_ROOT
 from finetune_devcluster.pki import KeyPair
+from finetune_devcluster.ports import find_free_ports
 from finetune_devcluster.state import ObjectStore
 from finetune_devcluster.supervisor import Supervisor
 
@@ -99,7 +100,8 @@ def start_process_node(supervisor: Supervisor, credentials: Credentials) -> None
         _, _, port = store.endpoint.rpartition(":")
         names[f"{object_store.SERVICE}.{object_store.NAMESPACE}.svc"] = {str(object_store.PORT): ("127.0.0.1", int(port))}
     argv = [sys.executable, "-m", "finetune_devcluster.process_node", f"--folder={folder}", f"--server={endpoints.server}"]
-    argv += [f"--node-name={NODE_NAME}", f"--port={control_plane.find_free_endpoints().scheduler}"]
+    (own_port,) = find_free_ports(1)
+    argv += [f"--node-name={NODE_NAME}", f"--port={own_port}"]
     argv += [f"--names={json.dumps(names)}"]
     path = os.pathsep.join(filter(None, [str(SOURCE_ROOT), os.environ.get("PYTHONPATH")]))
     supervisor.start("process-node", argv, {"PYTHONPATH": path})

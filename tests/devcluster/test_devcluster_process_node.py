@@ -11,6 +11,7 @@ import pytest
 
 from finetune_devcluster import Cluster, DevClusterError
 from finetune_devcluster.gpus import observe_allocatable
+from finetune_devcluster.ports import find_free_ports
 from finetune_devcluster.processes import wait_until
 from finetune_devcluster.supervisor import observe_marked
 from tests.support.probe_pods import apply, has_ended, wait_pod
@@ -164,7 +165,7 @@ def test_a_job_retries_by_its_own_rules(processes: Cluster) -> None:
 
 
 def test_a_deployment_becomes_ready_is_found_by_name_and_may_ask_the_api_server(processes: Cluster) -> None:
-    port = _find_free_port()
+    (port,) = find_free_ports(1)
     server = (
         "import http.server, os, json\n"
         "config = json.load(open(os.environ['KUBECONFIG']))\n"
@@ -232,11 +233,3 @@ def test_the_node_says_what_it_is(processes: Cluster) -> None:
     node = json.loads(processes.kubectl("get", "nodes", "-o", "json"))["items"][0]
     assert "STAND-IN" in node["metadata"]["annotations"]["finetune.dev/process-node"]
     assert "STAND-IN" in processes.log("process-node", lines=1000)
-
-
-def _find_free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -3,7 +3,6 @@
 import http.client
 import os
 import secrets
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 from finetune_devcluster.binaries import ensure_binaries
 from finetune_devcluster.object_store import build_environment, build_versitygw, ensure_bucket
+from finetune_devcluster.ports import find_free_ports
 from finetune_devcluster.state import ObjectStore
 
 
@@ -22,9 +22,7 @@ from finetune_devcluster.state import ObjectStore
 def run_object_store(folder: Path) -> Iterator[ObjectStore]:
     """Run versitygw over ``folder``, with a bucket, until the end of the block."""
     binary = ensure_binaries(["versitygw"])["versitygw"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = find_free_ports(1)
     store = ObjectStore(f"http://127.0.0.1:{port}", "", "bucket", "tester", secrets.token_hex(16))
     for name in ("data", "metadata"):
         (folder / name).mkdir(parents=True)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import yaml
 
 from finetune_devcluster import Cluster
 from finetune_devcluster.binaries import ensure_binaries
+from finetune_devcluster.ports import find_free_ports
 
 NAMESPACE: Final = "finetune-system"
 RELEASE: Final = "finetune-operator"
@@ -58,18 +58,6 @@ def write_kubeconfig(cluster: Cluster, path: Path, namespace: str = NAMESPACE) -
     config["users"] = [{"name": config["users"][0]["name"], "user": {"token": answer["status"]["token"]}}]
     path.write_text(yaml.safe_dump(config))
     return path
-
-
-def find_free_ports(count: int) -> list[int]:
-    """Return ports of the loopback interface that nothing listens on at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 class OperatorProcess:

@@ -8,7 +8,6 @@ import ctypes
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import aiohttp
 from kubernetes.aio.config import kube_config
+
+from finetune_devcluster.ports import find_free_ports
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.faults.support.operator_program", "finetune_operator.main"])
@@ -40,19 +41,12 @@ def run_operator(environ: Mapping[str, str], log: str) -> None:
     main()
 
 
-def find_free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class OperatorProcess:
     """An operator that watches ``namespaces`` by way of ``kubeconfig``; its log is kept over restarts."""
 
     def __init__(self, kubeconfig: Path, namespaces: tuple[str, ...], log: Path, **environ: str) -> None:
         self.log = log
-        self.report_port, self._health_port = find_free_port(), find_free_port()
+        self.report_port, self._health_port = find_free_ports(2)
         self._environ = {
             "KUBECONFIG": str(kubeconfig),
             "FINETUNE_TRAINER_IMAGE": "trainer:faults",

@@ -10,6 +10,7 @@ from finetune_api.reasons import Reason
 from finetune_api.trainer_config import TrainerConfig
 from finetune_devcluster import Cluster
 from finetune_operator.desired.names import build_job_name
+from finetune_operator.objects import is_over
 from tests.support.audit import count, read_writes, render
 from tests.support.fake_node import Script
 from tests.support.live_run import LiveRun, NewRun, Object, wait_until
@@ -130,7 +131,8 @@ def test_a_job_deleted_by_hand_is_made_again_once_its_pod_is_gone(new_run: NewRu
         "a new Job",
         explain=run.explain,
     )
-    assert pod["metadata"]["uid"] not in {each["metadata"]["uid"] for each in run.pods()}
+    alive = {each["metadata"]["uid"] for each in run.pods() if not is_over(each)}
+    assert pod["metadata"]["uid"] not in alive
     assert again["metadata"]["name"] == job["metadata"]["name"]
     run.wait_pod()
     run.end_pod(0, build_summary())

@@ -21,6 +21,7 @@ from finetune_devcluster.go_toolchain import REQUIRED_GO, compute_go_version
 from finetune_devcluster.image_store import take_store
 from finetune_devcluster.node_config import NodeNetwork, compute_network
 from finetune_devcluster.paths import compute_state_dir
+from finetune_devcluster.ports import find_free_ports
 from finetune_devcluster.processes import ProcessRecord, is_running, start_process, stop_process
 from finetune_devcluster.state import ClusterState, ObjectStore, load_state, save_state
 
@@ -143,6 +144,13 @@ def test_free_endpoints_are_five_ports() -> None:
     ports = {value for value in endpoints.as_json().values() if isinstance(value, int)}
     assert len(ports) == 5
     assert endpoints.server == f"https://127.0.0.1:{endpoints.apiserver}"
+
+
+def test_free_ports_are_none_that_an_outgoing_connection_gets() -> None:
+    ports = find_free_ports(50)
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert len(set(ports)) == 50
+    assert all(1024 < port < lowest for port in ports)
 
 
 def test_a_loopback_api_server_publishes_no_endpoint(tmp_path: Path) -> None:
