@@ -49,6 +49,7 @@ class FineTuneClient:
     def close(self) -> None:
         """Close the connections and end the thread."""
         if not self._loop.is_closed():
+            self._run(self._loop.shutdown_asyncgens())  # a watch that was left half-way still has its connection
             self._run(self._client.close())
             self._stop()
 

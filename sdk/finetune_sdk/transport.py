@@ -1,5 +1,6 @@
 """HTTPS to an API server, found and authenticated as kubectl does."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any, Final, Self
 import aiohttp
 from kubernetes.aio import client, config
 from kubernetes.aio.client import rest
-from kubernetes.aio.config import kube_config
 
 from finetune_sdk.errors import NoCluster, build_error
 
@@ -18,6 +18,7 @@ REQUEST_TIMEOUT: Final = 30.0
 STREAM_SILENCE: Final = 330.0
 """Longest silence of a stream, in seconds: longer than the timeout that watches ask the server for."""
 MERGE_PATCH: Final = "application/merge-patch+json"
+_TICKS_TO_CLOSE: Final = 10
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -44,7 +45,7 @@ class Transport:
             contexts, active = config.list_kube_config_contexts(config_file=kubeconfig)
             chosen = next((each for each in contexts if each["name"] == context), active) if context else active
             namespace = str(chosen["context"].get("namespace") or "default")
-        except (config.ConfigException, OSError, kube_config.ConfigException) as error:
+        except (config.ConfigException, OSError) as error:
             if kubeconfig is not None or context is not None or not _NAMESPACE_FILE.exists():
                 raise NoCluster(f"no usable kubeconfig (see KUBECONFIG, --kubeconfig and --context): {error}") from None
             config.load_incluster_config(client_configuration=configuration)
@@ -54,6 +55,8 @@ class Transport:
     async def close(self) -> None:
         """Close the connections."""
         await self._session.close()
+        for _ in range(_TICKS_TO_CLOSE):  # asyncio closes the sockets below in later turns of the loop, which may be its last
+            await asyncio.sleep(0)
 
     async def request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, what: str, content_type: str = "application/json"
