@@ -11,6 +11,11 @@ SINGULAR: Final = "finetunejob"
 SHORT_NAME: Final = "ftj"
 CATEGORIES: Final = ("all", "finetune")
 
+SWEEP_KIND: Final = "FineTuneSweep"
+SWEEP_PLURAL: Final = "finetunesweeps"
+SWEEP_SINGULAR: Final = "finetunesweep"
+SWEEP_SHORT_NAME: Final = "fts"
+
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 """Selects the operator's own children on the server; its value is :data:`MANAGED_BY`."""
 MANAGED_BY: Final = "finetune-operator"
@@ -20,6 +25,13 @@ LABEL_JOB_UID: Final = f"{GROUP}/job-uid"
 """UID of the FineTuneJob, on its Job and pods."""
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 """Number of the attempt, from 0, on its Job and pods."""
+
+LABEL_SWEEP_NAME: Final = f"{GROUP}/sweep-name"
+"""Name of the FineTuneSweep, on the FineTuneJobs of its trials."""
+LABEL_SWEEP_UID: Final = f"{GROUP}/sweep-uid"
+"""UID of the FineTuneSweep, on the FineTuneJobs of its trials."""
+LABEL_SUSPENDED_BY_SWEEP: Final = f"{GROUP}/suspended-by-sweep"
+"""On a FineTuneJob that its sweep has suspended: the sweep may let it go on."""
 
 LABEL_QUEUE_NAME: Final = "kueue.x-k8s.io/queue-name"
 

@@ -36,7 +36,7 @@ class Reason(StrEnum):
     POD_CREATION_FAILED = "PodCreationFailed"
     """The pod can't be created for another reason."""
     NAME_TAKEN = "NameTaken"
-    """A Job of this run's name belongs to someone else."""
+    """An object of the name that is needed belongs to someone else."""
 
     # Running
     TRAINING = "Training"
@@ -61,6 +61,16 @@ class Reason(StrEnum):
     """Nothing is left to do."""
     IN_PROGRESS = "InProgress"
     """The run is on its way."""
+
+    # Sweeps
+    SEARCHING = "Searching"
+    """Trials of the sweep are on their way."""
+    SEARCH_COMPLETED = "SearchCompleted"
+    """Every trial of the sweep has ended, and the best is known."""
+    TOO_MANY_FAILED_TRIALS = "TooManyFailedTrials"
+    """More trials of the sweep failed than `maxFailedTrials`."""
+    OBJECTIVE_MISSING = "ObjectiveMissing"
+    """No trial of the sweep ended with the metric of its objective."""
 
     # Ends
     COMPLETED = "Completed"

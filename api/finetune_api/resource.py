@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from finetune_api.base import StoredModel
@@ -15,15 +15,25 @@ from finetune_api.rules import Rule, RulesBroken
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 
-_NAME_PATTERN: Final = "[a-z]([-a-z0-9]*[a-z0-9])?"
+Model = TypeVar("Model", bound=BaseModel)
+Spec = TypeVar("Spec")
 
-NAME_RULE: Final = Rule(
-    cel=f"self.metadata.name.size() <= 63 && self.metadata.name.matches('^{_NAME_PATTERN}$')",
-    holds=lambda name: len(name) <= 63 and re.fullmatch(_NAME_PATTERN, name) is not None,
-    message="must have at most 63 characters, begin with a letter, and hold only lower-case letters, digits and '-'",
-    field="metadata.name",
-)
-"""Name of a FineTuneJob (RFC 1035): Jobs, pods and label values are made from it. In Python it is asked about the name."""
+NAME_PATTERN: Final = "[a-z]([-a-z0-9]*[a-z0-9])?"
+
+
+def build_name_rule(longest: int) -> Rule:
+    """Return the rule that a resource's name is one of RFC 1035 of at most ``longest`` characters."""
+    return Rule(
+        cel=f"self.metadata.name.size() <= {longest} && self.metadata.name.matches('^{NAME_PATTERN}$')",
+        holds=lambda name: len(name) <= longest and re.fullmatch(NAME_PATTERN, name) is not None,
+        message=f"must have at most {longest} characters, begin with a letter, and hold only lower-case letters, digits and '-'",
+        field="metadata.name",
+    )
+
+
+MAX_NAME: Final = 63
+NAME_RULE: Final = build_name_rule(MAX_NAME)
+"""Name of a FineTuneJob: Jobs, pods and label values are made from it. In Python it is asked about the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +84,7 @@ def parse_spec(spec: Mapping[str, Any]) -> FineTuneJobSpec:
 
     :raises SpecInvalid: with every fault found.
     """
-    try:
-        return FineTuneJobSpec.model_validate_json(json.dumps(spec), strict=True, by_alias=True, by_name=False)
-    except ValidationError as error:
-        raise SpecInvalid([fault for detail in error.errors(include_url=False) for fault in _describe(detail)]) from None
+    return parse_strictly(FineTuneJobSpec, spec)
 
 
 def parse_manifest(manifest: Mapping[str, Any]) -> FineTuneJob:
@@ -85,8 +92,28 @@ def parse_manifest(manifest: Mapping[str, Any]) -> FineTuneJob:
 
     :raises SpecInvalid: with every fault found, in the specification and around it.
     """
+    spec = parse_envelope(manifest, KIND, NAME_RULE, parse_spec)
+    return FineTuneJob(metadata=dict(manifest["metadata"]), spec=spec)
+
+
+def parse_strictly(model: type[Model], spec: Mapping[str, Any]) -> Model:
+    """Read ``spec`` as ``model``, by JSON names and exact types.
+
+    :raises SpecInvalid: with every fault found.
+    """
+    try:
+        return model.model_validate_json(json.dumps(spec), strict=True, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise SpecInvalid([fault for detail in error.errors(include_url=False) for fault in _describe(detail)]) from None
+
+
+def parse_envelope(manifest: Mapping[str, Any], kind: str, name_rule: Rule, parse: Callable[[Mapping[str, Any]], Spec]) -> Spec:
+    """Read the specification of a manifest of ``kind``, and hold what is around it to the rules of every manifest.
+
+    :raises SpecInvalid: with every fault found, in the specification and around it.
+    """
     faults: list[Fault] = []
-    for field, expected in (("apiVersion", API_VERSION), ("kind", KIND)):
+    for field, expected in (("apiVersion", API_VERSION), ("kind", kind)):
         if manifest.get(field) != expected:
             faults.append(Fault((field,), f"must be {expected}"))
     faults += [
@@ -97,18 +124,18 @@ def parse_manifest(manifest: Mapping[str, Any]) -> FineTuneJob:
     metadata = manifest.get("metadata")
     if not isinstance(metadata, Mapping) or not ("name" in metadata or "generateName" in metadata):
         faults.append(Fault(("metadata", "name"), "must be given"))
-    elif "name" in metadata and not (isinstance(metadata["name"], str) and NAME_RULE.holds(metadata["name"])):
-        faults.append(Fault(("metadata", "name"), NAME_RULE.message))
+    elif "name" in metadata and not (isinstance(metadata["name"], str) and name_rule.holds(metadata["name"])):
+        faults.append(Fault(("metadata", "name"), name_rule.message))
     if "spec" not in manifest:
         faults.append(Fault(("spec",), "must be given"))
         raise SpecInvalid(faults)
     try:
-        spec = parse_spec(manifest["spec"])
+        spec = parse(manifest["spec"])
     except SpecInvalid as error:
         raise SpecInvalid([*faults, *error.details]) from None
     if faults:
         raise SpecInvalid(faults)
-    return FineTuneJob(metadata=dict(manifest["metadata"]), spec=spec)
+    return spec
 
 
 def _describe(detail: ErrorDetails) -> list[Fault]:

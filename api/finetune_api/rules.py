@@ -26,8 +26,8 @@ class Rule:
     match its pattern.
     """
 
-    cel: str
-    """What must be true, in Kubernetes' CEL."""
+    cel: str | None
+    """What must be true, in Kubernetes' CEL. None where CEL can't see it: the API server then goes by ``json_schema``."""
     holds: Callable[[Any], bool]
     """What must be true, in Python."""
     message: str
@@ -55,7 +55,8 @@ class Rule:
         return cls(f"!{rule.cel}", lambda text: not rule.holds(text), message, json_schema={"not": {"pattern": pattern}})
 
     def to_schema(self) -> dict[str, str]:
-        """Return the rule as an entry of ``x-kubernetes-validations``."""
+        """Return the rule, which has CEL, as an entry of ``x-kubernetes-validations``."""
+        assert self.cel is not None  # noqa: S101  # callers ask only for rules in CEL
         entry = {"rule": self.cel, "message": self.message}
         return entry if self.field is None else {**entry, "fieldPath": f".{self.field}"}
 
@@ -86,7 +87,8 @@ def check(rules: Iterable[Rule], value: object) -> None:
 def add_to_schema(rules: Iterable[Rule], schema: dict[str, Any]) -> None:
     """Append ``rules`` to the CEL rules of ``schema``, and to its `allOf` what JSON Schema can say of them; in place."""
     for rule in rules:
-        schema[CEL_KEY] = [*schema.get(CEL_KEY, []), rule.to_schema()]
+        if rule.cel is not None:
+            schema[CEL_KEY] = [*schema.get(CEL_KEY, []), rule.to_schema()]
         if rule.json_schema is not None:
             schema["allOf"] = [*schema.get("allOf", []), rule.json_schema]
 

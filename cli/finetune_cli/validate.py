@@ -1,5 +1,6 @@
 """``finetune validate``: checks manifests as the API server and the operator will, without either."""
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -45,7 +46,7 @@ def compute_verdicts(source: str, content: bytes) -> Iterator[Verdict]:
     """Yield a verdict on each document of ``content``; what follows one that is no YAML can't be read."""
     found = False
     try:
-        for document in read_documents(decode(content)):
+        for document in read_documents(_decode(content)):
             verdict = _judge(source, document.value, document.find_line)
             found = found or verdict.skipped is None
             yield verdict
@@ -56,11 +57,7 @@ def compute_verdicts(source: str, content: bytes) -> Iterator[Verdict]:
         yield Verdict(source, faults=[FaultFound(f"holds no {KIND}")])
 
 
-def decode(content: bytes) -> str:
-    """Return what is written in UTF-8, with or without a byte order mark.
-
-    :raises YamlInvalid: it is no text.
-    """
+def _decode(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -112,10 +109,10 @@ def _escape(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def build_report(verdicts: list[Verdict]) -> dict[str, Any]:
-    """Return all verdicts as one object of JSON: ``valid``, and ``documents`` in order."""
+def print_json(verdicts: list[Verdict], console: Console) -> None:
+    """Print all verdicts as one JSON object: ``valid``, and ``documents`` in order."""
     documents = [asdict(verdict) | {"valid": None if verdict.skipped else not verdict.faults} for verdict in verdicts]
-    return {"valid": is_valid(verdicts), "documents": documents}
+    console.file.write(json.dumps({"valid": is_valid(verdicts), "documents": documents}, indent=2, ensure_ascii=False) + "\n")
 
 
 def is_valid(verdicts: list[Verdict]) -> bool:

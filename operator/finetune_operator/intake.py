@@ -7,18 +7,22 @@ from contextlib import suppress
 from typing import Final
 
 from finetune_api.names import LABEL_MANAGED_BY, MANAGED_BY
-from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS, KubeClient, Resource
+from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, FINETUNESWEEPS, JOBS, PODS, ApiError, KubeClient, Resource
 from finetune_operator.kube.store import Store
 from finetune_operator.objects import Object
 from finetune_operator.queue import WorkQueue
 
 SELECTORS: Final[dict[Resource, dict[str, str]]] = {
     FINETUNEJOBS: {},
+    FINETUNESWEEPS: {},
     JOBS: {"labelSelector": f"{LABEL_MANAGED_BY}={MANAGED_BY}"},
     PODS: {"labelSelector": f"{LABEL_MANAGED_BY}={MANAGED_BY}"},
     EVENTS: {"fieldSelector": "involvedObject.kind=Job,reason=FailedCreate"},
 }
 """What is watched, and what the server filters it by. The order matters: an Event is placed by its Job."""
+
+OPTIONAL: Final = frozenset({FINETUNESWEEPS})
+"""Kinds that a cluster may lack, since Helm leaves CRDs alone at an upgrade: runs go on without them."""
 
 FOLLOW_UP_SECONDS: Final = 0.1
 """Changes of Jobs and pods come in clusters; they wait this long for each other, and new runs go before them."""
@@ -32,10 +36,11 @@ log = logging.getLogger(__name__)
 class Intake:
     """The one way by which the outside world enters the store."""
 
-    def __init__(self, client: KubeClient, store: Store, queue: WorkQueue, namespaces: tuple[str, ...]) -> None:
+    def __init__(self, client: KubeClient, store: Store, queue: WorkQueue, sweeps: WorkQueue, namespaces: tuple[str, ...]) -> None:
         self._client = client
         self._store = store
         self._queue = queue
+        self._sweeps = sweeps
         self._namespaces = namespaces
         self.last_resync = 0.0
         """When the last complete comparison ended, on the monotonic clock; 0 before the first."""
@@ -47,6 +52,12 @@ class Intake:
             self._relisted.set()
         change = self._store.remove if event_type == "DELETED" else self._store.put
         if owner := change(resource, body):
+            self._notice(resource, owner)
+
+    def _notice(self, resource: Resource, owner: str) -> None:
+        if resource is FINETUNESWEEPS:
+            self._sweeps.add(owner)
+        else:
             self._queue.add_after(owner, 0 if resource is FINETUNEJOBS else FOLLOW_UP_SECONDS)
 
     async def resync(self) -> None:
@@ -56,9 +67,14 @@ class Intake:
         """
         for resource, selectors in SELECTORS.items():
             for namespace in self._namespaces or (None,):
-                listing = await self._client.list(resource, namespace, **selectors)
+                try:
+                    listing = await self._client.list(resource, namespace, **selectors)
+                except ApiError as error:
+                    if resource in OPTIONAL and error.not_found:
+                        continue
+                    raise
                 for owner in self._store.replace(resource, listing.items, listing.version, namespace):
-                    self._queue.add(owner)
+                    self._notice(resource, owner)
         self.last_resync = time.monotonic()
 
     async def resync_forever(self, every_seconds: float) -> None:

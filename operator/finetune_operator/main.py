@@ -30,10 +30,16 @@ from finetune_operator.reports.book import ReportBook
 from finetune_operator.reports.credentials import ReceiverCredentials
 from finetune_operator.reports.receiver import Receiver
 from finetune_operator.settings import OperatorSettings, SettingsInvalid, read_settings
+from finetune_operator.sweeps.observe import SweepObserver
+from finetune_operator.sweeps.reconcile import SweepReconciler
 from finetune_operator.worker import work_forever
 
 START_SECONDS: Final = 60.0
 """How long the API server may take to answer at the start; then the process ends, and the kubelet starts it again."""
+TRIAL_SECONDS: Final = 1.0
+"""Changes of a sweep's trials wait this long for each other: a sweep's status is written for several at once."""
+SWEEP_WORKERS: Final = 2
+"""Sweeps that are worked on at the same time: their trials take hours, and nobody waits for a write more or less."""
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +75,9 @@ async def run(settings: OperatorSettings) -> None:
 
 
 async def _run(settings: OperatorSettings, client: KubeClient) -> None:
-    store, queue = Store(), WorkQueue()
-    intake = Intake(client, store, queue, settings.watch_namespaces)
+    queue, sweep_queue = WorkQueue(), WorkQueue()
+    store = Store(on_trial=lambda sweep: sweep_queue.add_after(sweep, TRIAL_SECONDS))
+    intake = Intake(client, store, queue, sweep_queue, settings.watch_namespaces)
     book = ReportBook(client, store, _now)
     service = settings.trainer.report_service
     hosts = [service.rsplit(":", 1)[0]] if service else ["localhost"]
@@ -82,6 +89,7 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
     observer = Observer(store, simulated_gpus=settings.trainer.simulated_gpus)
     actor = Actor(client, store, settings.trainer, reporting)
     reconciler = Reconciler(client, store, observer, actor, book, _now)
+    sweep_reconciler = SweepReconciler(client, store, SweepObserver(store), queue.add, _now)
     receiver = Receiver(Authenticator(client), store, book)
 
     health = await _serve(build_health_app(lambda: intake.last_resync, settings.resync_seconds), settings.health_port)
@@ -106,6 +114,7 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(task) for task in background]
             tasks += [group.create_task(work_forever(queue, reconciler.reconcile)) for _ in range(settings.workers)]
+            tasks += [group.create_task(work_forever(sweep_queue, sweep_reconciler.reconcile)) for _ in range(SWEEP_WORKERS)]
             await watching  # returns on SIGTERM and SIGINT; raises where a watch broke for good
             for task in tasks:
                 task.cancel()

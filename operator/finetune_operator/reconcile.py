@@ -11,6 +11,7 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_operator.act import Actor
 from finetune_operator.desired.names import build_job_name
 from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, PODS, ApiError, KubeClient
+from finetune_operator.kube.status_writer import StatusWriter
 from finetune_operator.kube.store import Store
 from finetune_operator.observation import Observation, Refusal
 from finetune_operator.observe import Observer
@@ -41,6 +42,7 @@ class Reconciler:
     ) -> None:
         self._client = client
         self._store = store
+        self._writer = StatusWriter(client, store, FINETUNEJOBS)
         self._observer = observer
         self._actor = actor
         self._reports = reports
@@ -98,7 +100,7 @@ class Reconciler:
         """
         name = build_job_name(observation.ref.name, observation.ref.uid, attempt)
         if observation.status.attempt == attempt and observation.status.job_name == name:
-            await self._patch_status(observation, {"attempt": attempt})
+            await self._writer.write(observation.ref, observation.version, {"attempt": attempt})
             return observation
         claimed = replace(observation, status=observation.status.model_copy(update={"attempt": attempt, "job_name": name}))
         await self._publish_status(replace(claimed, job=None, attempt=attempt, pods=()), written=observation.status)
@@ -113,31 +115,9 @@ class Reconciler:
             return
         if desired.phase is not None and desired.phase.is_terminal:
             self._reports.close(observation.ref.uid)
-        await self._patch_status(observation, patch)
+        await self._writer.write(observation.ref, observation.version, patch)
         if event := build_event(observation.ref, written or observation.status, desired, self._clock()):
             await self._post_event(event)
-
-    async def _patch_status(self, observation: Observation, patch: dict[str, object]) -> None:
-        """Patch status if the resource is still at the version that was observed.
-
-        :raises ApiError: it is not (409); the newest version is then in the store.
-        """
-        ref = observation.ref
-        body = {"metadata": {"uid": ref.uid, "resourceVersion": observation.version}, "status": patch}
-        try:
-            answer = await self._client.merge_patch(FINETUNEJOBS, ref.namespace, ref.name, body, subresource="status")
-        except ApiError as error:
-            if error.conflict:
-                await self._refresh(observation)
-            raise
-        self._store.put(FINETUNEJOBS, answer)
-
-    async def _refresh(self, observation: Observation) -> None:
-        newest = await self._client.get(FINETUNEJOBS, observation.ref.namespace, observation.ref.name)
-        if newest["metadata"]["uid"] == observation.ref.uid:
-            self._store.put(FINETUNEJOBS, newest)
-        elif (stale := self._store.finetunejob(observation.ref.uid)) is not None:
-            self._store.remove(FINETUNEJOBS, stale)
 
     async def _post_event(self, event: dict[str, object]) -> None:
         """Post an Event. Status holds the truth already, so a lost Event is only worth a line in the log."""

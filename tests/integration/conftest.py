@@ -9,8 +9,7 @@ import pytest
 
 from finetune_devcluster import Cluster
 
-CRD_NAME = "crd/finetunejobs.finetune.dev"
-CRD_PATH = Path(__file__).parents[2] / "crds" / "finetunejobs.yaml"
+CRD_FOLDER = Path(__file__).parents[2] / "crds"
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +20,11 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     """
     root = tmp_path_factory.mktemp("control-plane")
     with Cluster.up(f"it-{os.getpid()}", state_root=root, ephemeral=True) as cluster:
-        cluster.kubectl("apply", "--server-side", "-f", str(CRD_PATH))
-        # A CRD that was just made has no conditions yet, which `kubectl wait --for=condition` takes for an error.
-        cluster.kubectl("wait", "--for=jsonpath={.status.conditions[?(@.type=='Established')].status}=True", "--timeout=30s", CRD_NAME)
+        for kind in ("finetunejobs", "finetunesweeps"):
+            cluster.kubectl("apply", "--server-side", "-f", str(CRD_FOLDER / f"{kind}.yaml"))
+            # A CRD that was just made has no conditions yet, which `kubectl wait --for=condition` takes for an error.
+            established = "--for=jsonpath={.status.conditions[?(@.type=='Established')].status}=True"
+            cluster.kubectl("wait", established, "--timeout=30s", f"crd/{kind}.finetune.dev")
         yield cluster
 
 

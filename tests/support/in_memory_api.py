@@ -11,12 +11,23 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
-from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS, SECRETS, TOKEN_REVIEWS, ApiError, KubeClient, Resource
+from finetune_operator.kube.client import (
+    EVENTS,
+    FINETUNEJOBS,
+    FINETUNESWEEPS,
+    JOBS,
+    PODS,
+    SECRETS,
+    TOKEN_REVIEWS,
+    ApiError,
+    KubeClient,
+    Resource,
+)
 from tests.support.manifests import Manifest, merge
 
 RESOURCES = {
     resource.path(None).rsplit("/", 1)[0] + "/" + resource.plural: resource
-    for resource in (FINETUNEJOBS, JOBS, PODS, EVENTS, SECRETS, TOKEN_REVIEWS)
+    for resource in (FINETUNEJOBS, FINETUNESWEEPS, JOBS, PODS, EVENTS, SECRETS, TOKEN_REVIEWS)
 }
 
 
@@ -114,11 +125,13 @@ class InMemoryApi(KubeClient):
         before = self.objects[call.resource][key]
         parts = ("status",) if call.subresource == "status" else tuple(part for part in call.body if part not in ("status", "metadata"))
         after = {**before, **{part: merge(before.get(part, {}), call.body.get(part, {})) for part in parts}}
+        if (labels := call.body.get("metadata", {}).get("labels")) is not None:
+            after["metadata"] = {**before["metadata"], "labels": merge(before["metadata"].get("labels", {}), labels)}
         return before if after == before else self.seed(call.resource, after)
 
     def _delete(self, call: Call, key: tuple[str, str]) -> Manifest:
         gone = self.objects[call.resource].pop(key)
-        for resource in (JOBS, PODS):
+        for resource in (FINETUNEJOBS, JOBS, PODS):
             for child_key, child in list(self.objects[resource].items()):
                 if any(owner["uid"] == gone["metadata"]["uid"] for owner in child["metadata"].get("ownerReferences", ())):
                     del self.objects[resource][child_key]

@@ -20,6 +20,22 @@ def build_minimal_manifest(name: str = "minimal", namespace: str | None = None) 
     }
 
 
+def build_sweep_manifest(name: str = "sweep", namespace: str | None = None) -> Manifest:
+    """Return a sweep over four combinations of two parameters."""
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneSweep",
+        "metadata": {"name": name} if namespace is None else {"name": name, "namespace": namespace},
+        "spec": {
+            "template": {"spec": build_minimal_manifest()["spec"]},
+            "parameters": [
+                {"path": "training.learningRate", "values": [1e-4, 2e-4]},
+                {"path": "method.adapter.r", "values": [8, 16]},
+            ],
+        },
+    }
+
+
 def merge(target: Any, patch: Any) -> Any:
     """Return ``target`` with the JSON merge patch ``patch`` (RFC 7386) applied: null removes."""
     if not isinstance(patch, dict):

@@ -5,6 +5,7 @@ import difflib
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,8 @@ import yaml
 
 from finetune_api.generate.crd import build_crd
 from finetune_api.generate.editor_schema import build_editor_schema
-from finetune_api.generate.reference import build_reference
+from finetune_api.generate.kinds import KINDS, ResourceKind
+from finetune_api.generate.reference import build_job_reference, build_sweep_reference
 
 _HEADER: Final = "Generated from api/finetune_api by `python -m finetune_api.generate`. Do not edit."
 
@@ -24,27 +26,28 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def render_crd() -> str:
-    """Return `crds/finetunejobs.yaml`."""
-    return f"# {_HEADER}\n{yaml.dump(build_crd(), Dumper=_Dumper, sort_keys=False, width=128, allow_unicode=True)}"
+def render_crd(kind: ResourceKind) -> str:
+    """Return the CRD of ``kind`` as YAML."""
+    return f"# {_HEADER}\n{yaml.dump(build_crd(kind), Dumper=_Dumper, sort_keys=False, width=128, allow_unicode=True)}"
 
 
-def render_editor_schema() -> str:
-    """Return `crds/finetunejob.schema.json`."""
-    return json.dumps({"$comment": _HEADER, **build_editor_schema()}, indent=2, ensure_ascii=False) + "\n"
+def render_editor_schema(kind: ResourceKind) -> str:
+    """Return the editors' schema of ``kind`` as JSON."""
+    return json.dumps({"$comment": _HEADER, **build_editor_schema(kind)}, indent=2, ensure_ascii=False) + "\n"
 
 
-def render_reference() -> str:
-    """Return `docs/reference/api.md`."""
-    return f"<!-- {_HEADER} -->\n{build_reference()}"
+def render_reference(build: Callable[[], str]) -> str:
+    """Return a page of the reference."""
+    return f"<!-- {_HEADER} -->\n{build()}"
 
 
 FILES: Final[dict[str, Callable[[], str]]] = {
-    "crds/finetunejobs.yaml": render_crd,
+    **{f"crds/{kind.plural}.yaml": partial(render_crd, kind) for kind in KINDS},
     # Helm reads CRDs from the chart alone.
-    "charts/finetune-operator/crds/finetunejobs.yaml": render_crd,
-    "crds/finetunejob.schema.json": render_editor_schema,
-    "docs/reference/api.md": render_reference,
+    **{f"charts/finetune-operator/crds/{kind.plural}.yaml": partial(render_crd, kind) for kind in KINDS},
+    **{f"crds/{kind.singular}.schema.json": partial(render_editor_schema, kind) for kind in KINDS},
+    "docs/reference/api.md": partial(render_reference, build_job_reference),
+    "docs/reference/sweeps.md": partial(render_reference, build_sweep_reference),
 }
 """The generated files, by path from the repository's root."""
 

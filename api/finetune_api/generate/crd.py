@@ -3,9 +3,9 @@
 from typing import Any, Final
 
 from finetune_api.generate.immutability import add_immutability
+from finetune_api.generate.kinds import ResourceKind
 from finetune_api.generate.model_schema import Schema, build_model_schema
-from finetune_api.names import CATEGORIES, GROUP, KIND, PLURAL, SHORT_NAME, SINGULAR, VERSION
-from finetune_api.resource import NAME_RULE, FineTuneJob
+from finetune_api.names import CATEGORIES, GROUP, VERSION
 from finetune_api.rules import CEL_KEY, quote_cel
 
 _KEPT: Final = (
@@ -25,53 +25,40 @@ _KEPT: Final = (
     "maxProperties",
     "required",
     "x-kubernetes-int-or-string",
+    "x-kubernetes-preserve-unknown-fields",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-map-type",
 )
 """Keywords that mean the same in both dialects."""
 
-_COLUMNS: Final = (
-    ("Phase", "string", ".status.phase", 0, "Where the run stands."),
-    ("Progress", "integer", ".status.progress.percentage", 0, "Share of the optimizer steps done, in percent."),
-    ("Loss", "number", ".status.metrics.loss", 0, "Training loss of the last logged steps."),
-    ("GPUs", "integer", ".spec.resources.gpus", 0, "GPUs of the run."),
-    ("Queue", "string", ".spec.scheduling.queueName", 0, "Kueue LocalQueue that the run waits in."),
-    ("Restarts", "integer", ".status.restarts", 0, "Pods started beyond the first."),
-    ("Age", "date", ".metadata.creationTimestamp", 0, "Time since the FineTuneJob was created."),
-    ("ETA", "integer", ".status.progress.estimatedRemainingSeconds", 1, "Time to the end at the present speed, in seconds."),
-    ("Model", "string", ".spec.model.uri", 1, "Base model."),
-    ("Artifact", "string", ".status.artifacts[0].uri", 1, "Where the adapter lies."),
-    ("Reason", "string", '.status.conditions[?(@.type=="Succeeded")].reason', 1, "Why the run stands where it stands."),
-)
 
-
-def build_crd() -> dict[str, Any]:
-    """Return the CustomResourceDefinition of FineTuneJob."""
+def build_crd(kind: ResourceKind) -> dict[str, Any]:
+    """Return the CustomResourceDefinition of ``kind``."""
     version = {
         "name": VERSION,
         "served": True,
         "storage": True,
         "subresources": {"status": {}},
         "additionalPrinterColumns": [
-            {"name": name, "type": kind, "jsonPath": path, "priority": priority, "description": text}
-            for name, kind, path, priority, text in _COLUMNS
+            {"name": name, "type": column_type, "jsonPath": path, "priority": priority, "description": text}
+            for name, column_type, path, priority, text in kind.columns
         ],
-        "schema": {"openAPIV3Schema": build_openapi_schema()},
+        "schema": {"openAPIV3Schema": build_openapi_schema(kind)},
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {"name": f"{kind.plural}.{GROUP}"},
         "spec": {
             "group": GROUP,
             "scope": "Namespaced",
             "names": {
-                "kind": KIND,
-                "listKind": f"{KIND}List",
-                "plural": PLURAL,
-                "singular": SINGULAR,
-                "shortNames": [SHORT_NAME],
+                "kind": kind.kind,
+                "listKind": f"{kind.kind}List",
+                "plural": kind.plural,
+                "singular": kind.singular,
+                "shortNames": [kind.short_name],
                 "categories": list(CATEGORIES),
             },
             "versions": [version],
@@ -79,14 +66,14 @@ def build_crd() -> dict[str, Any]:
     }
 
 
-def build_openapi_schema() -> Schema:
-    """Return the structural schema of a FineTuneJob. Its spec is closed to change, its status bare of defaults.
+def build_openapi_schema(kind: ResourceKind) -> Schema:
+    """Return the structural schema of ``kind``. Its spec is closed to change, its status bare of defaults.
 
     A default in status would show as a fact what nobody has observed.
     """
-    root = build_model_schema(FineTuneJob)
+    root = build_model_schema(kind.model)
     spec = _to_structural(root["properties"]["spec"])
-    add_immutability(spec)
+    add_immutability(spec, kind)
     return {
         "description": root["description"],
         "type": "object",
@@ -98,7 +85,7 @@ def build_openapi_schema() -> Schema:
             "spec": spec,
             "status": _without_defaults(_to_structural(root["properties"]["status"])),
         },
-        CEL_KEY: [NAME_RULE.to_schema()],
+        CEL_KEY: [kind.name_rule.to_schema()],
     }
 
 
@@ -110,6 +97,9 @@ def _to_structural(schema: Schema) -> Schema:
             structural.pop("default", None)
         else:
             structural["nullable"] = True
+    choices = [part for part in schema.get("allOf", []) if "oneOf" in part]
+    if choices:
+        structural["allOf"] = choices
     if "const" in schema:
         structural["enum"] = [schema["const"]]
     for bound, limit in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):

@@ -4,34 +4,32 @@ Each field has a rule of its own, so that the refusal names it. A rule on a fiel
 after; for a field that may be absent, its object has a second rule.
 """
 
-from collections.abc import Iterable
-
+from finetune_api.generate.kinds import ResourceKind
 from finetune_api.generate.model_schema import Schema
 from finetune_api.rules import CEL_KEY
-from finetune_api.spec.job import MUTABLE_FIELDS
 
 
-def add_immutability(spec: Schema) -> None:
-    """Add the transition rules to the structural schema of the specification, in place."""
-    _close(spec, ("spec",), MUTABLE_FIELDS)
+def add_immutability(spec: Schema, kind: ResourceKind) -> None:
+    """Add the transition rules of ``kind`` to the structural schema of its specification, in place."""
+    _close(spec, ("spec",), kind)
 
 
-def _close(schema: Schema, path: tuple[str, ...], mutable: Iterable[str]) -> None:
+def _close(schema: Schema, path: tuple[str, ...], kind: ResourceKind) -> None:
     presence: list[dict[str, str]] = []
     for name, field in schema["properties"].items():
         below = (*path, name)
-        if ".".join(below[1:]) in mutable:
+        if ".".join(below[1:]) in kind.mutable_fields:
             continue
         if "default" not in field and name not in schema.get("required", ()):
             rule = f"has(self.{name}) == has(oldSelf.{name})"
-            presence.append({"rule": rule, "message": _refusal(below), "fieldPath": f".{name}"})
+            presence.append({"rule": rule, "message": _refusal(below, kind), "fieldPath": f".{name}"})
         if "properties" in field:
-            _close(field, below, mutable)
+            _close(field, below, kind)
         else:
-            field.setdefault(CEL_KEY, []).append({"rule": "self == oldSelf", "message": _refusal(below)})
+            field.setdefault(CEL_KEY, []).append({"rule": "self == oldSelf", "message": _refusal(below, kind)})
     if presence:
         schema[CEL_KEY] = [*schema.get(CEL_KEY, []), *presence]
 
 
-def _refusal(path: tuple[str, ...]) -> str:
-    return f"{'.'.join(path)} is immutable: create a new FineTuneJob to change it"
+def _refusal(path: tuple[str, ...], kind: ResourceKind) -> str:
+    return f"{'.'.join(path)} is immutable: create a new {kind.kind} to change it"

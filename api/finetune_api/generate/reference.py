@@ -8,13 +8,16 @@ from typing import Any, Final
 
 from finetune_api.exit_codes import OUTCOMES, ExitCode
 from finetune_api.generate.crd import build_openapi_schema
+from finetune_api.generate.kinds import FINETUNE_JOB, FINETUNE_SWEEP, ResourceKind
 from finetune_api.generate.model_schema import Schema
-from finetune_api.names import API_VERSION, KIND, SHORT_NAME
+from finetune_api.names import API_VERSION
 from finetune_api.reasons import Reason
 from finetune_api.rules import CEL_KEY
-from finetune_api.spec.job import MUTABLE_FIELDS
 from finetune_api.status import ConditionType, Phase
+from finetune_api.sweep.status import SweepPhase
 
+_TOLD_ELSEWHERE: Final = ("template.spec",)
+"""Fields whose parts have a page of their own."""
 _RETRY: Final = {
     "never": "no: the run fails at once",
     "counted": "yes, at most `backoffLimit` times",
@@ -22,40 +25,13 @@ _RETRY: Final = {
 }
 
 
-def build_reference() -> str:
-    """Return the reference as Markdown."""
-    schema = build_openapi_schema()
-    mutable = ", ".join(f"`{path}`" for path in sorted(MUTABLE_FIELDS))
+def build_job_reference() -> str:
+    """Return the reference of the FineTuneJob as Markdown."""
     return "\n".join(
         [
-            f"# {KIND} ({API_VERSION})",
-            "",
-            f"{schema['description']} Short name: `{SHORT_NAME}`.",
-            "",
-            "## Specification",
-            "",
-            f"The specification can't be changed after creation, but for {mutable}. To run something else, create another {KIND}.",
-            "",
-            *_table(("Field", "Type", "Default", "Limits", "Meaning"), _field_rows(schema["properties"]["spec"], "")),
-            "",
-            "### What must fit together",
-            "",
-            *_table(("Object", "Rule"), _rule_rows(schema["properties"]["spec"], "spec")),
-            "",
-            "## Status",
-            "",
-            *_table(
-                ("Field", "Type", "Limits", "Meaning"), (_without_default(row) for row in _field_rows(schema["properties"]["status"], ""))
-            ),
-            "",
-            "### Phases",
-            "",
-            *_table(("Phase", "Meaning"), _member_rows(Phase)),
-            "",
-            "### Conditions",
-            "",
-            *_table(("Type", "Meaning"), _member_rows(ConditionType)),
-            "",
+            *_build_kind(FINETUNE_JOB),
+            *_build_members("### Phases", "Phase", Phase),
+            *_build_members("### Conditions", "Type", ConditionType),
             "### Reasons",
             "",
             "Reasons of conditions and Events. A reason never changes its meaning.",
@@ -68,6 +44,42 @@ def build_reference() -> str:
             "",
         ]
     )
+
+
+def build_sweep_reference() -> str:
+    """Return the reference of the FineTuneSweep as Markdown."""
+    return "\n".join([*_build_kind(FINETUNE_SWEEP), *_build_members("### Phases", "Phase", SweepPhase)])
+
+
+def _build_kind(kind: ResourceKind) -> list[str]:
+    schema = build_openapi_schema(kind)
+    spec = schema["properties"]["spec"]
+    status = _field_rows(schema["properties"]["status"], "")
+    mutable = ", ".join(f"`{path}`" for path in sorted(kind.mutable_fields))
+    return [
+        f"# {kind.kind} ({API_VERSION})",
+        "",
+        f"{schema['description']} Short name: `{kind.short_name}`.",
+        "",
+        "## Specification",
+        "",
+        f"The specification can't be changed after creation, but for {mutable}. To run something else, create another {kind.kind}.",
+        "",
+        *_table(("Field", "Type", "Default", "Limits", "Meaning"), _field_rows(spec, "")),
+        "",
+        "### What must fit together",
+        "",
+        *_table(("Object", "Rule"), _rule_rows(spec, "spec")),
+        "",
+        "## Status",
+        "",
+        *_table(("Field", "Type", "Limits", "Meaning"), (_without_default(row) for row in status)),
+        "",
+    ]
+
+
+def _build_members(heading: str, title: str, enum: type[Enum]) -> list[str]:
+    return [heading, "", *_table((title, "Meaning"), _member_rows(enum)), ""]
 
 
 def read_member_docstrings(enum: type[Enum]) -> dict[str, str]:
@@ -88,6 +100,8 @@ def _field_rows(schema: Schema, prefix: str) -> Iterator[tuple[str, ...]]:
         path = f"{prefix}{name}"
         default = "required" if name in schema.get("required", ()) else _show_default(field)
         yield (f"`{path}`", _show_type(field), default, _show_limits(field), field.get("description", ""))
+        if path in _TOLD_ELSEWHERE:
+            continue
         if "properties" in field:
             yield from _field_rows(field, f"{path}.")
         elif "properties" in field.get("items", {}):
@@ -102,7 +116,8 @@ def _rule_rows(schema: Schema, path: str) -> Iterator[tuple[str, str]]:
     if "properties" in schema:
         yield from ((f"`{path}`", message) for message in _rule_messages(schema))
     for name, field in schema.get("properties", {}).items():
-        yield from _rule_rows(field, f"{path}.{name}")
+        if not f"{path}.{name}".endswith(_TOLD_ELSEWHERE):
+            yield from _rule_rows(field, f"{path}.{name}")
     if "items" in schema:
         yield from _rule_rows(schema["items"], f"{path}[]")
 
@@ -123,6 +138,8 @@ def _exit_code_rows() -> Iterator[tuple[str, ...]]:
 def _show_type(field: Schema) -> str:
     if field.get("x-kubernetes-int-or-string"):
         return "quantity"
+    if field.get("x-kubernetes-preserve-unknown-fields"):
+        return "text, number or truth value"
     if field.get("format") == "date-time":
         return "time"
     if field.get("type") == "array":

@@ -34,7 +34,7 @@ _ENV_NAME_RULE: Final = Rule(
     message=f"must not begin with a reserved prefix ({', '.join(RESERVED_ENV_PREFIXES)})",
     json_schema={"not": {"pattern": f"^({'|'.join(RESERVED_ENV_PREFIXES)})"}},
 )
-_LABEL_DOMAIN_RULE: Final = Rule(
+LABEL_DOMAIN_RULE: Final = Rule(
     cel=f"self.all(key, !{list(RESERVED_LABEL_DOMAINS)}.exists(domain, ('.' + key).contains('.' + domain + '/')))",
     holds=lambda labels: not any(map(_is_reserved, labels)),
     message=f"must not have labels of a reserved domain ({', '.join(RESERVED_LABEL_DOMAINS)}, or below one)",
@@ -132,7 +132,7 @@ class PodSpec(ApiModel):
     """Node labels that the pod needs."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = Field(default_factory=list)
     """Taints that the pod bears. One for `gpuResource` is always added when GPUs are asked for."""
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32), Obeys(_LABEL_DOMAIN_RULE)] = Field(default_factory=dict)
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32), Obeys(LABEL_DOMAIN_RULE)] = Field(default_factory=dict)
     """Labels added to Job and pod; the domains of Kubernetes, Kueue and this operator are reserved."""
     env: Annotated[list[EnvVar], Field(max_length=64), UniqueBy("name")] = Field(default_factory=list)
     """Environment variables added to the trainer."""

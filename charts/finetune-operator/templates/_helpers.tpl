@@ -52,10 +52,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* What the operator may do where FineTuneJobs live. It reads no Secret and enters no pod. */}}
 {{- define "finetune.rules" -}}
 - apiGroups: [finetune.dev]
-  resources: [finetunejobs]
+  resources: [finetunesweeps]
   verbs: [get, list, watch]
+# Created for the trials of a sweep, and patched to suspend them with it.
 - apiGroups: [finetune.dev]
-  resources: [finetunejobs/status]
+  resources: [finetunejobs]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs/status, finetunesweeps/status]
   verbs: [get, patch]
 - apiGroups: [batch]
   resources: [jobs]

@@ -14,7 +14,7 @@ import orjson
 from kubernetes.aio import client, config
 from kubernetes.aio.client import rest
 
-from finetune_api.names import GROUP, PLURAL, VERSION
+from finetune_api.names import GROUP, PLURAL, SWEEP_PLURAL, VERSION
 
 Manifest = dict[str, Any]
 
@@ -79,6 +79,7 @@ class Resource:
 
 
 FINETUNEJOBS: Final = Resource(GROUP, VERSION, PLURAL)
+FINETUNESWEEPS: Final = Resource(GROUP, VERSION, SWEEP_PLURAL)
 JOBS: Final = Resource("batch", "v1", "jobs")
 PODS: Final = Resource("", "v1", "pods")
 EVENTS: Final = Resource("", "v1", "events")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS, Resource
+from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, FINETUNESWEEPS, JOBS, PODS, Resource
 
 _METADATA: Final = (
     "name",
@@ -25,7 +25,7 @@ def project(resource: Resource, body: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _finetunejob(body: Mapping[str, Any]) -> dict[str, Any]:
+def _custom_resource(body: Mapping[str, Any]) -> dict[str, Any]:
     return _pick(body, "spec", "status")
 
 
@@ -44,7 +44,8 @@ def _event(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _PROJECTIONS: Final[dict[Resource, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
-    FINETUNEJOBS: _finetunejob,
+    FINETUNEJOBS: _custom_resource,
+    FINETUNESWEEPS: _custom_resource,
     JOBS: _job,
     PODS: _pod,
     EVENTS: _event,

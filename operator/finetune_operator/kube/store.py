@@ -5,25 +5,32 @@ a late or replayed event never takes back what a write has shown, and a reconcil
 """
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from finetune_api.names import LABEL_JOB_UID
-from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS, Resource
+from finetune_api.names import LABEL_JOB_UID, LABEL_SWEEP_UID
+from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, FINETUNESWEEPS, JOBS, PODS, Resource
 from finetune_operator.kube.projection import project
 from finetune_operator.objects import Object, controller_uid_of, label_of, namespace_of, uid_of, version_of
 
 TOMBSTONES_KEPT: Final = 20_000
 """UIDs of deleted objects that are remembered, so that a late answer does not bring one back."""
 
+_INDEX_LABELS: Final = {JOBS: LABEL_JOB_UID, PODS: LABEL_JOB_UID, FINETUNEJOBS: LABEL_SWEEP_UID}
+"""The label by which the objects of a kind are found."""
+
 
 class Store:
-    """Objects by kind and UID, with the FineTuneJob that each one belongs to."""
+    """Objects by kind and UID, with the FineTuneJob that each one belongs to; a FineTuneSweep belongs to itself."""
 
-    def __init__(self) -> None:
-        self._objects: dict[Resource, dict[str, Object]] = {FINETUNEJOBS: {}, JOBS: {}, PODS: {}, EVENTS: {}}
-        self._jobs_of: defaultdict[str, set[str]] = defaultdict(set)
-        self._pods_of: defaultdict[str, set[str]] = defaultdict(set)
+    def __init__(self, on_trial: Callable[[str], None] = lambda _: None) -> None:
+        """Make an empty store.
+
+        :param on_trial: is told the UID of a sweep whenever a FineTuneJob of it changes or goes, be it by our own hand.
+        """
+        self._on_trial = on_trial
+        self._objects: dict[Resource, dict[str, Object]] = {FINETUNEJOBS: {}, FINETUNESWEEPS: {}, JOBS: {}, PODS: {}, EVENTS: {}}
+        self._indexes: dict[Resource, defaultdict[str, set[str]]] = {kind: defaultdict(set) for kind in _INDEX_LABELS}
         self._warning_of: dict[str, str] = {}
         self._tombstones: OrderedDict[str, None] = OrderedDict()
 
@@ -36,10 +43,11 @@ class Store:
         self._objects[resource][uid] = project(resource, body)
         if resource is EVENTS:
             self._keep_newest_warning(body)
-        owner = self._owner_of(resource, body)
-        if owner is not None and (index := self._index_of(resource)) is not None:
-            index[owner].add(uid)
-        return owner
+        if (key := _index_key_of(resource, body)) is not None:
+            self._indexes[resource][key].add(uid)
+            if resource is FINETUNEJOBS:
+                self._on_trial(key)
+        return self._owner_of(resource, body)
 
     def remove(self, resource: Resource, body: Object) -> str | None:
         """Forget ``body``; return the UID of the FineTuneJob concerned."""
@@ -50,12 +58,14 @@ class Store:
         self._objects[resource].pop(uid, None)
         if resource is EVENTS and self._warning_of.get(target := body["involvedObject"].get("uid", "")) == uid:
             del self._warning_of[target]
-        owner = self._owner_of(resource, body)
-        if owner is not None and (index := self._index_of(resource)) is not None and owner in index:
-            index[owner].discard(uid)
-            if not index[owner]:
-                del index[owner]
-        return owner
+        key = _index_key_of(resource, body)
+        if key is not None and key in (index := self._indexes[resource]):
+            index[key].discard(uid)
+            if not index[key]:
+                del index[key]
+            if resource is FINETUNEJOBS:
+                self._on_trial(key)
+        return self._owner_of(resource, body)
 
     def replace(self, resource: Resource, bodies: Iterable[Object], version: int, namespace: str | None = None) -> Iterator[str]:
         """Take over a complete list (of ``namespace``, or of all) as of ``version``.
@@ -76,6 +86,10 @@ class Store:
             if owner := self.remove(resource, body):
                 yield owner
 
+    def find(self, resource: Resource, uid: str) -> Object | None:
+        """Return the object of this kind with this UID."""
+        return self._objects[resource].get(uid)
+
     def finetunejob(self, uid: str) -> Object | None:
         """Return the FineTuneJob with this UID."""
         return self._objects[FINETUNEJOBS].get(uid)
@@ -86,12 +100,17 @@ class Store:
 
     def jobs_of(self, uid: str) -> list[Object]:
         """Return the Jobs that the FineTuneJob with this UID controls."""
-        jobs = (self._objects[JOBS][job] for job in self._jobs_of.get(uid, ()))
+        jobs = (self._objects[JOBS][job] for job in self._indexes[JOBS].get(uid, ()))
         return [job for job in jobs if controller_uid_of(job) == uid]
+
+    def trials_of(self, uid: str) -> list[Object]:
+        """Return the FineTuneJobs that the FineTuneSweep with this UID controls."""
+        trials = (self._objects[FINETUNEJOBS][trial] for trial in self._indexes[FINETUNEJOBS].get(uid, ()))
+        return [trial for trial in trials if controller_uid_of(trial) == uid]
 
     def pods_of(self, uid: str) -> list[Object]:
         """Return the pods that carry the label of the FineTuneJob with this UID; whose they are is for the caller to check."""
-        return [self._objects[PODS][pod] for pod in self._pods_of.get(uid, ())]
+        return [self._objects[PODS][pod] for pod in self._indexes[PODS].get(uid, ())]
 
     def pod(self, uid: str) -> Object | None:
         """Return the pod with this UID."""
@@ -112,13 +131,15 @@ class Store:
         if known is None or version_of(known) <= version_of(event):
             self._warning_of[target] = uid_of(event)
 
-    def _index_of(self, resource: Resource) -> defaultdict[str, set[str]] | None:
-        return self._jobs_of if resource is JOBS else self._pods_of if resource is PODS else None
-
     def _owner_of(self, resource: Resource, body: Object) -> str | None:
-        if resource is FINETUNEJOBS:
+        if resource in (FINETUNEJOBS, FINETUNESWEEPS):
             return uid_of(body)
         if resource is EVENTS:
             job = self._objects[JOBS].get(body["involvedObject"].get("uid", ""))
             return label_of(job, LABEL_JOB_UID) if job is not None else None
         return label_of(body, LABEL_JOB_UID)
+
+
+def _index_key_of(resource: Resource, body: Object) -> str | None:
+    label = _INDEX_LABELS.get(resource)
+    return label_of(body, label) if label is not None else None

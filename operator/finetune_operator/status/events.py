@@ -1,7 +1,7 @@
 """Kubernetes Events for what a person would want to read in ``kubectl describe``."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from finetune_api.base import format_time
 from finetune_api.names import API_VERSION, KIND
@@ -16,25 +16,29 @@ MAX_NOTE = 1024
 
 
 def build_event(ref: JobReference, before: FineTuneJobStatus, after: FineTuneJobStatus, now: datetime) -> Manifest | None:
-    """Return the Event for the step from ``before`` to ``after``, or None for a step not worth one.
-
-    Its name follows from the run, the reason and the second, so that a repeated write meets the first.
-    """
+    """Return the Event for the step from ``before`` to ``after``, or None for a step not worth one."""
     old, new = _summary(before), _summary(after)
     if new is None or (old is not None and old[0] == new[0]):
         return None
     reason, message = new
     troubled = reason in NEEDS_HELP or reason in NOT_ADMITTED - {Reason.QUEUED} or after.phase is Phase.FAILED
-    kind: Literal["Normal", "Warning"] = "Warning" if troubled or reason == Reason.RETRYING else "Normal"
     if not troubled and reason in (Reason.WAITING_FOR_POD, Reason.STARTING):
         return None
+    return build_event_manifest(ref, KIND, reason, message, now, warning=troubled or reason == Reason.RETRYING)
+
+
+def build_event_manifest(ref: JobReference, kind: str, reason: str, message: str, now: datetime, *, warning: bool) -> Manifest:
+    """Return an Event of a resource of ``kind``.
+
+    Its name follows from the resource, the reason and the second, so that a repeated write meets the first.
+    """
     time = format_time(now)
     return {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {"name": f"{ref.name[:200]}.{int(now.timestamp()):x}.{reason.lower()}", "namespace": ref.namespace},
-        "involvedObject": {"apiVersion": API_VERSION, "kind": KIND, "name": ref.name, "namespace": ref.namespace, "uid": ref.uid},
-        "type": kind,
+        "involvedObject": {"apiVersion": API_VERSION, "kind": kind, "name": ref.name, "namespace": ref.namespace, "uid": ref.uid},
+        "type": "Warning" if warning else "Normal",
         "reason": reason,
         "message": message if len(message) <= MAX_NOTE else message[: MAX_NOTE - 1] + "…",
         "source": {"component": "finetune-operator"},

@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_api.status import FineTuneJobStatus
+from pydantic import BaseModel
 
 
-def build_status_patch(current: Mapping[str, Any], desired: FineTuneJobStatus) -> dict[str, Any]:
+def build_status_patch(current: Mapping[str, Any], desired: BaseModel) -> dict[str, Any]:
     """Return the RFC 7386 patch that turns the status ``current`` (as read) into ``desired``.
 
     Fields that a newer release wrote and this one doesn't know are left as they are. Lists are replaced whole.
     """
     wanted = desired.model_dump(mode="json", exclude_none=True)
-    known = {field.alias for field in FineTuneJobStatus.model_fields.values() if field.alias}
+    known = {field.alias for field in type(desired).model_fields.values() if field.alias}
     patch = {key: merge_value(current.get(key), value) for key, value in wanted.items() if current.get(key) != value}
     return patch | {key: None for key in current if key in known and key not in wanted}
 

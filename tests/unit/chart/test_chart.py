@@ -13,8 +13,9 @@ from tests.support.pod_security import find_violations
 from tests.unit.chart.conftest import CHART, IMAGES, Helm, Render
 
 WATCHING = [
-    {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs/status"], "verbs": ["get", "patch"]},
+    {"apiGroups": ["finetune.dev"], "resources": ["finetunesweeps"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs"], "verbs": ["get", "list", "watch", "create", "patch"]},
+    {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs/status", "finetunesweeps/status"], "verbs": ["get", "patch"]},
     {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["list", "watch", "create", "patch"]},
@@ -188,9 +189,9 @@ def test_probes_ask_the_health_port(render: Render) -> None:
         assert ports[get["port"]] == read_environment(objects)["FINETUNE_HEALTH_PORT"]
 
 
-def test_the_crd_is_the_generated_one() -> None:
-    generated = Path(__file__).parents[3] / "crds" / "finetunejobs.yaml"
-    assert (CHART / "crds" / "finetunejobs.yaml").read_text() == generated.read_text()
+def test_the_crds_are_the_generated_ones() -> None:
+    generated = {path.name: path.read_text() for path in (Path(__file__).parents[3] / "crds").glob("*.yaml")}
+    assert {path.name: path.read_text() for path in (CHART / "crds").glob("*.yaml")} == generated
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every manifest in examples/ is a FineTuneJob that the operator accepts."""
+"""Every manifest in examples/ is one that the operator accepts."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_api.resource import NAME_RULE, FineTuneJob, parse_spec
+from finetune_api.names import SWEEP_KIND
+from finetune_api.resource import parse_manifest, parse_spec
+from finetune_api.sweep import parse_sweep_manifest
+from finetune_api.sweep.trials import check_trials
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 MANIFESTS = sorted(EXAMPLES.rglob("*.yaml"))
@@ -35,10 +38,10 @@ def test_example_is_accepted(path: Path) -> None:
     documents = load(path)
     assert documents
     for document in documents:
-        job = FineTuneJob.model_validate(document)
-        assert NAME_RULE.holds(job.metadata["name"])
-        assert set(document) <= {"apiVersion", "kind", "metadata", "spec"}
-        parse_spec(document["spec"])
+        if document["kind"] == SWEEP_KIND:
+            check_trials(parse_sweep_manifest(document).spec, document["metadata"]["name"])
+        else:
+            parse_manifest(document)
 
 
 def test_quickstart_is_qlora_on_the_cpu() -> None:

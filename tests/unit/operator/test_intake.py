@@ -13,7 +13,7 @@ from tests.support.world import UID, build_finetunejob
 async def test_what_went_before_a_watch_s_list_is_noticed_soon_after_it() -> None:
     queue, store = WorkQueue(), Store()
     store.put(FINETUNEJOBS, build_finetunejob())  # the API server has none any more
-    intake = Intake(InMemoryApi(), store, queue, ())
+    intake = Intake(InMemoryApi(), store, queue, WorkQueue(), ())
     forever = asyncio.create_task(intake.resync_forever(3600))
 
     intake.take(FINETUNEJOBS, None, build_finetunejob(uid="other"))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.names import LABEL_JOB_UID
+from finetune_api.names import LABEL_JOB_UID, LABEL_SWEEP_UID
 from finetune_operator.kube import store as store_module
 from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS
 from finetune_operator.kube.store import Store
@@ -171,3 +171,15 @@ def test_nothing_big_is_kept() -> None:
     (pod,) = store.pods_of(UID)
     assert "managedFields" not in pod["metadata"]
     assert "volumes" not in pod["spec"]
+
+
+def test_a_sweep_is_told_of_every_change_of_its_trials() -> None:
+    told: list[str] = []
+    store = Store(on_trial=told.append)
+    trial = build_finetunejob(labels={LABEL_SWEEP_UID: "sweep"})
+    store.put(FINETUNEJOBS, trial)
+    store.put(FINETUNEJOBS, trial)
+    assert told == ["sweep"], "once for one version"
+    store.put(FINETUNEJOBS, build_finetunejob(uid="other"))
+    store.remove(FINETUNEJOBS, trial)
+    assert told == ["sweep", "sweep"]

@@ -1,0 +1,1 @@
+"""Sweeps: FineTuneSweeps make FineTuneJobs, and know of nothing below them."""
