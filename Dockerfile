@@ -42,6 +42,7 @@ COPY pyproject.toml README.md /source/
 COPY api/finetune_api /source/api/finetune_api
 COPY operator/finetune_operator /source/operator/finetune_operator
 COPY trainer/finetune_trainer /source/trainer/finetune_trainer
+COPY sdk/finetune_sdk /source/sdk/finetune_sdk
 COPY cli/finetune_cli /source/cli/finetune_cli
 RUN cd /source && /opt/tools/bin/python -m hatchling build --target wheel --directory /wheels && \
     /opt/tools/bin/uv venv --quiet --python "$(command -v python3)" /opt/finetune && \

@@ -1,33 +1,63 @@
-"""The command line's entry point. Exit codes: 0 all is well, 1 a manifest is invalid, 2 the command was used wrongly."""
+"""The command line's entry point. Exit codes: see :mod:`finetune_cli.exit_codes`."""
 
 import sys
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any
 
 try:
     import typer
-    from rich.console import Console
+    from typer.core import TyperGroup
 except ModuleNotFoundError as missing:  # the distribution without its extra
     sys.exit(f"finetune: {missing.name} is not installed; install the command line with: pip install 'finetune-operator[cli]'")
 
-from finetune_cli.validate import Verdict, compute_verdicts, is_valid, print_json, print_text, read_source
+from finetune_cli.commands import logs, manifest, runs, submit
+from finetune_cli.exit_codes import CliExit
 
-EXIT_INVALID: Final = 1
+
+class _Commands(TyperGroup):
+    """Commands whose foreseen errors end in a line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # Click's
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            code = _classify(error)
+            if code is None:
+                raise
+            message = str(error)
+            sys.stderr.write(f"error: {message}\n")
+            raise typer.Exit(code) from None
+
+
+def _classify(error: Exception) -> CliExit | None:
+    """Return the exit code of a foreseen error, None for another. Loads nothing: what raised it has loaded its class."""
+    module = sys.modules.get("finetune_sdk.errors")
+    if module is None or not isinstance(error, module.FinetuneError):
+        return None
+    if isinstance(error, module.ApiError):
+        if error.status == 404:
+            return CliExit.NOT_FOUND
+        return CliExit.CLUSTER if error.status in (401, 403, 408, 429) or error.status >= 500 else CliExit.INVALID
+    for kind, code in (
+        (module.NoCluster, CliExit.CLUSTER),
+        (module.RunFailed, CliExit.RUN_FAILED),
+        (module.WaitTimedOut, CliExit.TIMED_OUT),
+        (module.ArtifactDamaged, CliExit.DAMAGED),
+        (module.ArtifactUnreachable, CliExit.NOT_FOUND),
+    ):
+        if isinstance(error, kind):
+            return code
+    return CliExit.INVALID
+
 
 app = typer.Typer(
-    help="Fine-tune language models on Kubernetes: works with FineTuneJob manifests. Also `kubectl finetune`.",
+    cls=_Commands,
+    help="Fine-tune language models on Kubernetes: works with FineTuneJobs. Also `kubectl finetune`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class OutputFormat(StrEnum):
-    """How results are printed."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001  # Typer's form of a callback
@@ -46,34 +76,25 @@ def _root(
     pass
 
 
-@app.command()
-def validate(
-    files: Annotated[
-        list[Path],
-        typer.Argument(metavar="FILE...", help="YAML or JSON; `-` is standard input."),
-    ],
-    output: Annotated[OutputFormat, typer.Option("--output", "-o", help="Form of the result.")] = OutputFormat.TEXT,
-) -> None:
-    """Check manifests without a cluster, and name every fault with its file, line and field.
-
-    YAML is read as kubectl reads it; several documents to a file are fine, and those of other kinds are left alone.
-
-    Exit codes: 0 all are valid, 1 one is not, 2 wrong usage.
-    """
-    verdicts: list[Verdict] = []
-    for path in files:
-        source = "<stdin>" if str(path) == "-" else str(path)
-        try:
-            content = read_source(path)
-        except OSError as error:
-            raise typer.BadParameter(f"{source}: {error.strerror}", param_hint="FILE") from None
-        verdicts += compute_verdicts(source, content)
-    console = Console(highlight=False, markup=False)
-    (print_json if output is OutputFormat.JSON else print_text)(verdicts, console)
-    if not is_valid(verdicts):
-        raise typer.Exit(EXIT_INVALID)
+_WRITE, _RUNS, _RESULTS, _LOCAL = "Before a run", "Runs in a cluster", "Results", "On this machine"
+for _panel, _name, _command in (
+    (_WRITE, "init", manifest.init),
+    (_WRITE, "validate", manifest.validate),
+    (_RUNS, "submit", submit.submit),
+    (_RUNS, "list", runs.list_runs),
+    (_RUNS, "status", runs.status),
+    (_RUNS, "logs", logs.logs),
+    (_RUNS, "wait", runs.wait),
+    (_RUNS, "suspend", runs.suspend),
+    (_RUNS, "resume", runs.resume),
+    (_RUNS, "cancel", runs.cancel),
+    (_RUNS, "retry", runs.retry),
+    (_RUNS, "gpus", runs.gpus),
+    (_RESULTS, "compare", runs.compare),
+):
+    app.command(_name, rich_help_panel=_panel)(_command)
 
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="kubectl finetune" if Path(sys.argv[0]).name == "kubectl-finetune" else "finetune")
+    app(prog_name="kubectl finetune" if Path(sys.argv[0]).name.startswith("kubectl-finetune") else "finetune")

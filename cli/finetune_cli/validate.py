@@ -1,6 +1,5 @@
 """``finetune validate``: checks manifests as the API server and the operator will, without either."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -46,7 +45,7 @@ def compute_verdicts(source: str, content: bytes) -> Iterator[Verdict]:
     """Yield a verdict on each document of ``content``; what follows one that is no YAML can't be read."""
     found = False
     try:
-        for document in read_documents(_decode(content)):
+        for document in read_documents(decode(content)):
             verdict = _judge(source, document.value, document.find_line)
             found = found or verdict.skipped is None
             yield verdict
@@ -57,7 +56,11 @@ def compute_verdicts(source: str, content: bytes) -> Iterator[Verdict]:
         yield Verdict(source, faults=[FaultFound(f"holds no {KIND}")])
 
 
-def _decode(content: bytes) -> str:
+def decode(content: bytes) -> str:
+    """Return what is written in UTF-8, with or without a byte order mark.
+
+    :raises YamlInvalid: it is no text.
+    """
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -109,10 +112,10 @@ def _escape(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def print_json(verdicts: list[Verdict], console: Console) -> None:
-    """Print all verdicts as one JSON object: ``valid``, and ``documents`` in order."""
+def build_report(verdicts: list[Verdict]) -> dict[str, Any]:
+    """Return all verdicts as one object of JSON: ``valid``, and ``documents`` in order."""
     documents = [asdict(verdict) | {"valid": None if verdict.skipped else not verdict.faults} for verdict in verdicts]
-    console.file.write(json.dumps({"valid": is_valid(verdicts), "documents": documents}, indent=2, ensure_ascii=False) + "\n")
+    return {"valid": is_valid(verdicts), "documents": documents}
 
 
 def is_valid(verdicts: list[Verdict]) -> bool:

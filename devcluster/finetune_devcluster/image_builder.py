@@ -37,6 +37,7 @@ _SOURCES = (
     "api/finetune_api",
     "operator/finetune_operator",
     "trainer/finetune_trainer",
+    "sdk/finetune_sdk",
     "cli/finetune_cli",
 )
 _LOCK_TIMEOUT = 3600.0

@@ -30,7 +30,7 @@ assert "torch" not in sys.modules
 """
 
 
-@pytest.mark.parametrize("folder", ["operator", "trainer", "api", "cli"])
+@pytest.mark.parametrize("folder", ["operator", "trainer", "api", "sdk", "cli"])
 def test_the_folder_is_no_package(folder: str) -> None:
     assert not (ROOT / folder / "__init__.py").exists()
 
@@ -40,7 +40,7 @@ def test_operator_is_the_standard_library_s() -> None:
 
 
 def test_no_module_is_called_operator() -> None:
-    folders = ("api", "operator", "trainer", "cli", "devcluster", "tests")
+    folders = ("api", "operator", "trainer", "sdk", "cli", "devcluster", "tests")
     assert [path for folder in folders for path in (ROOT / folder).rglob("operator.py")] == []
 
 

@@ -1,0 +1,1 @@
+"""The commands, a module for each group. A module loads what its commands need only when one is called."""
