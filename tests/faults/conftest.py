@@ -14,10 +14,10 @@ from tests.faults.support.direct import DirectApi
 from tests.faults.support.figures import Figures
 from tests.faults.support.node import PlayedNode
 from tests.faults.support.witness import Witness
+from tests.support.crds import install_crds
 from tests.support.operator_process import install_rights, write_kubeconfig
 
 ROWS = pytest.StashKey[list[tuple[int, str, str]]]()
-CRD_PATH = Path(__file__).parents[2] / "crds" / "finetunejobs.yaml"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,13 +72,7 @@ def fault_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     """A control plane of its own: these tests stop parts of it."""
     root = tmp_path_factory.mktemp("faults-cluster")
     with Cluster.up(f"faults-{os.getpid()}", state_root=root, ephemeral=True) as cluster:
-        cluster.kubectl("apply", "--server-side", "-f", str(CRD_PATH))
-        cluster.kubectl(
-            "wait",
-            "--for=jsonpath={.status.conditions[?(@.type=='Established')].status}=True",
-            "--timeout=30s",
-            "crd/finetunejobs.finetune.dev",
-        )
+        install_crds(cluster)
         install_rights(cluster)
         yield cluster
 

@@ -3,13 +3,11 @@
 import os
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from finetune_devcluster import Cluster
-
-CRD_FOLDER = Path(__file__).parents[2] / "crds"
+from tests.support.crds import install_crds
 
 
 @pytest.fixture(scope="session")
@@ -20,11 +18,7 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     """
     root = tmp_path_factory.mktemp("control-plane")
     with Cluster.up(f"it-{os.getpid()}", state_root=root, ephemeral=True) as cluster:
-        for kind in ("finetunejobs", "finetunesweeps"):
-            cluster.kubectl("apply", "--server-side", "-f", str(CRD_FOLDER / f"{kind}.yaml"))
-            # A CRD that was just made has no conditions yet, which `kubectl wait --for=condition` takes for an error.
-            established = "--for=jsonpath={.status.conditions[?(@.type=='Established')].status}=True"
-            cluster.kubectl("wait", established, "--timeout=30s", f"crd/{kind}.finetune.dev")
+        install_crds(cluster)
         yield cluster
 
 

@@ -21,7 +21,7 @@ from tests.faults.support.proxy import FaultProxy
 from tests.faults.support.witness import FINETUNEJOBS, Witness
 
 NAME = "run"
-WATCHED = ("finetunejobs", "jobs", "pods", "events")
+WATCHED = ("finetunejobs", "finetunesweeps", "jobs", "pods", "events")
 
 
 @dataclass(slots=True)

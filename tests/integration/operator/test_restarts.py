@@ -12,9 +12,9 @@ import pytest
 from finetune_api.names import ENV_CONFIG
 from finetune_devcluster import Cluster
 from finetune_devcluster.api_client import ApiError
-from tests.integration.conftest import CRD_FOLDER
 from tests.integration.operator.conftest import wait_for_account
 from tests.support.audit import read_writes, render
+from tests.support.crds import install_crds
 from tests.support.fake_node import FakeNode, Script
 from tests.support.live_run import LiveRun, wait_until
 from tests.support.operator_process import NAMESPACE, TLS_SECRET, USER, OperatorProcess, install_rights, write_kubeconfig
@@ -47,13 +47,7 @@ class Bench:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("restarts")
     with Cluster.up("restarts", state_root=folder, ephemeral=True) as cluster:
-        cluster.kubectl("apply", "--server-side", "-f", str(CRD_FOLDER / "finetunejobs.yaml"))
-        cluster.kubectl(
-            "wait",
-            "--for=jsonpath={.status.conditions[?(@.type=='Established')].status}=True",
-            "--timeout=30s",
-            "crd/finetunejobs.finetune.dev",
-        )
+        install_crds(cluster)
         install_rights(cluster)
         operator = OperatorProcess(write_kubeconfig(cluster, folder / "kubeconfig"), folder)
         with FakeNode(cluster) as node:
