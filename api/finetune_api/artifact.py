@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from finetune_api.base import StoredModel, Timestamp
+from finetune_api.progress import TaskScore
 
 MANIFEST_NAME = "manifest.json"
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -29,9 +30,9 @@ class ArtifactManifest(StoredModel):
 
     schema_version: Literal[1] = 1
     """Version of this format."""
-    kind: Literal["adapter", "checkpoint"]
+    kind: Literal["adapter", "merged", "gguf", "checkpoint"]
     """What the folder holds."""
-    format: Literal["peft", "trainer-checkpoint"]
+    format: Literal["peft", "transformers", "gguf", "trainer-checkpoint"]
     """How its files are to be read."""
     files: Annotated[list[ManifestFile], Field(min_length=1)]
     """Every file but the manifest, sorted by path."""
@@ -59,6 +60,8 @@ class ArtifactManifest(StoredModel):
     """Versions of Python and of the libraries that trained it."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """Metrics at `step`, by the names of `status.metrics`."""
+    tasks: list[TaskScore] = Field(default_factory=list)
+    """Scores of `evaluation.tasks`."""
     config: dict[str, Any]
     """The run's `TrainerConfig` as JSON, which carries no credentials. Read as plain data, so that any release can verify a manifest."""
     created_time: Timestamp
@@ -69,13 +72,14 @@ class Artifact(StoredModel):
     """An artifact as status shows it."""
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
-    """Name within the run: `adapter`."""
+    """Name within the run: `adapter`, `merged` or `gguf`."""
     format: Annotated[str, Field(min_length=1, max_length=32)]
-    """`peft`: load it with PEFT, vLLM or transformers."""
+    """`peft`: load it with PEFT, vLLM or transformers; `transformers`: the whole model, for these and any other; `gguf`: for llama.cpp and
+    Ollama."""
     uri: Annotated[str, Field(min_length=1, max_length=1200)]
-    """Folder that it lies in: `output.uri`, and its name below that."""
+    """Folder that it lies in: `output.uri`, and its name below that; or where it was pushed to."""
     digest: Digest
-    """SHA-256 of its `manifest.json`, which in turn holds those of all files."""
+    """SHA-256 of its `manifest.json`, which in turn holds those of all files; in an OCI registry, the digest that it is pulled by."""
     size_bytes: Annotated[int, Field(ge=0)]
     """Size of its files in bytes."""
     base_model: Annotated[str, Field(max_length=1200)]

@@ -50,6 +50,12 @@ ENV_PREFIX_EVAL: Final = "FINETUNE_EVAL_"
 """Prefix of the environment variables made from ``dataset.eval.credentialsSecret``."""
 ENV_PREFIX_OUTPUT: Final = "FINETUNE_OUTPUT_"
 """Prefix of the environment variables made from ``output.credentialsSecret``."""
+ENV_PREFIX_PUSH: Final = "FINETUNE_PUSH_"
+"""With a number and `_`, prefix of the environment variables made from the ``credentialsSecret`` of that entry of ``output.push``."""
+ENV_PREFIX_TASK: Final = "FINETUNE_TASK_"
+"""Likewise, of ``evaluation.tasks``."""
+ENV_PREFIX_TRACKER: Final = "FINETUNE_TRACKER_"
+"""Likewise, of ``tracking``."""
 
 WORK_DIR: Final = "/work"
 """Scratch space of the trainer: an emptyDir that lives as long as the pod."""
@@ -73,3 +79,8 @@ HISTORY_MAX_POINTS: Final = 64
 def report_audience(job_uid: str) -> str:
     """Return the audience of the token by which the run of the FineTuneJob ``job_uid`` reports."""
     return f"{GROUP}/report/{job_uid}"
+
+
+def number_prefix(prefix: str, index: int) -> str:
+    """Return the prefix of the environment variables made from the Secret of the list's entry ``index``: `FINETUNE_PUSH_0_`."""
+    return f"{prefix}{index}_"

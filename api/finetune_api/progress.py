@@ -44,6 +44,22 @@ class LossPoint(StoredModel):
     """Training loss there."""
 
 
+Share = Annotated[float, Field(ge=0, le=1), _round(5)]
+
+
+class TaskScore(StoredModel):
+    """How a task of `evaluation.tasks` went."""
+
+    name: Annotated[str, Field(max_length=32)]
+    """Name of the task."""
+    base_score: Share | None = None
+    """Share of the answers that counted, before training."""
+    score: Share | None = None
+    """Share of the answers that count, after it."""
+    examples: Count
+    """Prompts asked."""
+
+
 class Metrics(StoredModel):
     """What the trainer measures. All numbers are finite; one that isn't known is absent."""
 
@@ -53,6 +69,10 @@ class Metrics(StoredModel):
     """Loss on held-out data, last time it was measured."""
     base_eval_loss: Loss | None = None
     """Loss on held-out data before the first step, for comparison."""
+    perplexity: Measure | None = None
+    """Perplexity on held-out data: e to the power of `evalLoss`."""
+    base_perplexity: Measure | None = None
+    """Perplexity on held-out data before the first step."""
     learning_rate: Measure | None = None
     """Learning rate of the last step."""
     grad_norm: Measure | None = None
@@ -63,6 +83,8 @@ class Metrics(StoredModel):
     """Training tokens so far."""
     gpu_memory_peak_bytes: Count | None = None
     """Largest memory that the GPU's allocator has held, in bytes."""
+    tasks: Annotated[list[TaskScore], Field(max_length=8)] = Field(default_factory=list)
+    """Scores of `evaluation.tasks`."""
     history: Annotated[list[LossPoint], Field(max_length=HISTORY_MAX_POINTS)] = Field(default_factory=list)
     """The loss curve, thinned to at most 64 points over the whole run."""
 

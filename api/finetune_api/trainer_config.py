@@ -7,6 +7,7 @@ from pydantic import Field
 from finetune_api.base import StoredModel
 from finetune_api.names import TOKEN_PATH, WORK_DIR
 from finetune_api.report import JobReference
+from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.output import OutputSpec
 from finetune_api.spec.source import DatasetSpec, ModelSpec
@@ -52,6 +53,8 @@ class TrainerConfig(StoredModel):
     """How the model is tuned."""
     training: TrainingSpec
     """Hyperparameters."""
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
+    """How the run is judged."""
     output: OutputSpec
     """Where results go."""
     device: DeviceConfig

@@ -1,5 +1,6 @@
 """The specification of a FineTuneJob, a module for each of its parts."""
 
+from finetune_api.spec.evaluation import EvaluationSpec, GenerationSpec, SamplesSpec, TaskSpec
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import AdapterSpec, MethodSpec, QuantizationSpec
 from finetune_api.spec.output import OutputSpec
@@ -12,15 +13,19 @@ __all__ = [
     "CheckpointSpec",
     "DatasetSpec",
     "EvalDatasetSpec",
+    "EvaluationSpec",
     "FineTuneJobSpec",
+    "GenerationSpec",
     "MethodSpec",
     "ModelSpec",
     "OutputSpec",
     "PodSpec",
     "QuantizationSpec",
     "ResourcesSpec",
+    "SamplesSpec",
     "SchedulingSpec",
     "SecretReference",
+    "TaskSpec",
     "Toleration",
     "TrainingSpec",
 ]

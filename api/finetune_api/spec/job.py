@@ -6,6 +6,7 @@ from pydantic import Field
 
 from finetune_api.base import ApiModel
 from finetune_api.rules import Rule
+from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.output import OutputSpec
 from finetune_api.spec.placement import PodSpec, ResourcesSpec, SchedulingSpec
@@ -36,6 +37,8 @@ class FineTuneJobSpec(ApiModel):
     """How the model is tuned: QLoRA unless said otherwise."""
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     """Hyperparameters."""
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
+    """How the run is judged, beside the held-out loss."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     """Devices, memory and processor time."""
     scheduling: SchedulingSpec = Field(default_factory=SchedulingSpec)

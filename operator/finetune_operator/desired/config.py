@@ -16,6 +16,7 @@ def build_trainer_config(
         dataset=spec.dataset,
         method=spec.method,
         training=spec.training,
+        evaluation=spec.evaluation,
         output=spec.output,
         device=DeviceConfig(gpus=spec.resources.gpus * spec.resources.nodes, allow_cpu=simulated_gpus),
         reporting=reporting,

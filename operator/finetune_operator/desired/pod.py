@@ -9,11 +9,13 @@ from finetune_api.names import (
     ENV_PREFIX_EVAL,
     ENV_PREFIX_MODEL,
     ENV_PREFIX_OUTPUT,
+    ENV_PREFIX_TASK,
     PVC_MOUNT_ROOT,
     TERMINATION_MESSAGE_PATH,
     TOKEN_DIR,
     TRAINER_CONTAINER,
     WORK_DIR,
+    number_prefix,
     report_audience,
 )
 from finetune_api.quantity import parse_quantity
@@ -92,6 +94,7 @@ def build_pod_spec(spec: FineTuneJobSpec, config: TrainerConfig, *, image: str, 
 def build_claims(spec: FineTuneJobSpec) -> dict[str, bool]:
     """Return the volume claims that the URIs name, in order, and whether each is only read."""
     sources = [spec.model.uri, spec.dataset.uri, *([spec.dataset.eval.uri] if spec.dataset.eval else [])]
+    sources += [task.uri for task in spec.evaluation.tasks]
     claims: dict[str, bool] = {}
     for uri, read_only in [*((uri, True) for uri in sources), (spec.output.uri, False)]:
         location = parse_uri(uri)
@@ -120,6 +123,7 @@ def _build_env_from(spec: FineTuneJobSpec) -> list[Manifest]:
         (ENV_PREFIX_DATASET, spec.dataset.credentials_secret),
         (ENV_PREFIX_EVAL, spec.dataset.eval.credentials_secret if spec.dataset.eval else None),
         (ENV_PREFIX_OUTPUT, spec.output.credentials_secret),
+        *((number_prefix(ENV_PREFIX_TASK, index), task.credentials_secret) for index, task in enumerate(spec.evaluation.tasks)),
     ]
     return [{"prefix": prefix, "secretRef": {"name": secret.name}} for prefix, secret in references if secret]
 

@@ -85,6 +85,10 @@ BEYOND_JSON_SCHEMA = (
     "toleration of everything with a value",
     "toleration without a key",
     "seconds of a taint that does not evict",
+    "topK without a temperature",
+    "topP without a temperature",
+    "beams drawn at random",
+    "task twice",
 )
 """Faults that an editor doesn't show; the API server and `finetune validate` do."""
 

@@ -3,14 +3,15 @@
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
 from finetune_api.artifact import MANIFEST_NAME, Artifact, ArtifactManifest, ManifestFile
+from finetune_api.progress import TaskScore
 from finetune_trainer.errors import StorageFailed
 from finetune_trainer.storage.digest import digest_bytes, digest_files
 from finetune_trainer.storage.store import Store, StoredFile, check_relative
@@ -23,6 +24,13 @@ class DamagedArtifact(StorageFailed):
     """What lies at a prefix is no artifact: no manifest, or files that don't match it. The store itself answered."""
 
 
+ArtifactFormat = Literal["peft", "transformers", "gguf", "trainer-checkpoint"]
+_FORMATS: Final[dict[str, ArtifactFormat]] = {
+    "adapter": "peft",
+    "merged": "transformers",
+    "gguf": "gguf",
+    "checkpoint": "trainer-checkpoint",
+}
 MANIFEST_MAX_BYTES = 4 * 2**20
 READ_BACK_MAX_BYTES = 2 * 2**30
 """Files up to this size are read back after the upload, and their digests compared. Of larger ones only the size is: the client sends a
@@ -33,7 +41,7 @@ checksum with every part of an upload, and the server refuses a part that doesn'
 class ManifestFields:
     """What a manifest says besides its files. See :class:`~finetune_api.artifact.ArtifactManifest`."""
 
-    kind: Literal["adapter", "checkpoint"]
+    kind: Literal["adapter", "merged", "gguf", "checkpoint"]
     job_uid: str
     job_namespace: str
     job_name: str
@@ -47,11 +55,12 @@ class ManifestFields:
     base_model_digest: str | None = None
     dataset_digest: str | None = None
     metrics: dict[str, float] | None = None
+    tasks: list[TaskScore] = field(default_factory=list)
 
     @property
-    def format(self) -> Literal["peft", "trainer-checkpoint"]:
+    def format(self) -> ArtifactFormat:
         """How the files are to be read."""
-        return "peft" if self.kind == "adapter" else "trainer-checkpoint"
+        return _FORMATS[self.kind]
 
 
 def build_manifest(fields: ManifestFields, files: list[ManifestFile], now: datetime) -> ArtifactManifest:
@@ -72,6 +81,7 @@ def build_manifest(fields: ManifestFields, files: list[ManifestFile], now: datet
         dataset_digest=fields.dataset_digest,
         versions=fields.versions,
         metrics=fields.metrics or {},
+        tasks=fields.tasks,
         config=fields.config,
         created_time=now,
     )

@@ -94,6 +94,8 @@ class RunCallback(TrainerCallback):
         if not values:
             return
         self._progress.record(state.global_step, values)
+        if "loss" in values and state.log_history:  # the entry of these figures; metrics.jsonl and the report are made from them
+            state.log_history[-1] |= self._progress.measure_load()
         if "eval_loss" in values:
             logger.info("step %d: held-out loss %.4f", state.global_step, values["eval_loss"])
         elif time.monotonic() - self._logged >= _LOG_SECONDS or state.global_step in (1, state.max_steps):
@@ -114,7 +116,7 @@ class RunCallback(TrainerCallback):
         del control, others
         folder = Path(args.output_dir or "", f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
         values = {name: value for name in MEASURED if (value := self._progress.get(name)) is not None and math.isfinite(value)}
-        write_run_state(folder, RunState(tokens_seen=self._trainer.tokens_seen, values=values))
+        write_run_state(folder, RunState(tokens_seen=self._trainer.tokens_seen, values=values, evaluation=self._progress.evaluation))
         fields = self._build_fields(state.global_step)
         if self._interruption.requested:
             self._uploader.publish_now(folder, fields)

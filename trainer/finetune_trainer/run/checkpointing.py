@@ -12,6 +12,7 @@ from pydantic import Field
 from finetune_api.base import StoredModel
 from finetune_trainer.artifacts import CheckpointStore, ManifestFields
 from finetune_trainer.errors import StorageFailed
+from finetune_trainer.evaluation.results import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ class RunState(StoredModel):
     tokens_seen: int = Field(ge=0)
     values: dict[str, float] = Field(default_factory=dict)
     """Last metrics by name; finite ones only."""
+    evaluation: Evaluation | None = None
+    """What was answered before the first step."""
 
 
 def write_run_state(folder: Path, state: RunState) -> None:

@@ -1,15 +1,18 @@
 """How far a run is: written by the training thread, read by the reporter's."""
 
 import math
+import os
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from finetune_api.progress import DatasetCounts, Metrics, Progress
 from finetune_api.report import JobReference, Stage, TrainerReport
+from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.reporting.curve import LossCurve
 
 _WINDOW: Final = 32
@@ -74,6 +77,8 @@ class RunProgress:
         self.tokens_seen = 0
         """Training tokens without padding, over the whole run."""
         self.dataset: DatasetCounts | None = None
+        self.evaluation: Evaluation | None = None
+        """What was answered to samples and tasks so far."""
         self.checkpoint_step: int | None = None
         """Step of the newest complete checkpoint in the store."""
 
@@ -134,6 +139,17 @@ class RunProgress:
         with self._lock:
             return self._speed.tokens_per_second
 
+    def measure_load(self) -> dict[str, float]:
+        """Return speed (`tokens_per_second`) and memory held (`memory_bytes`): the GPU allocator's largest, or the process's own now."""
+        with self._lock:
+            speed, memory = self._speed.tokens_per_second, self._gpu_peak
+        if memory is None:
+            memory = _observe_process_memory()
+        return {
+            **({} if speed is None else {"tokens_per_second": round(speed, 2)}),
+            **({} if memory is None else {"memory_bytes": memory}),
+        }
+
     def measure(self) -> tuple[Progress | None, Metrics]:
         """Return progress (None before the number of steps is known) and metrics. Numbers that are not finite are left out."""
         with self._lock:
@@ -141,6 +157,9 @@ class RunProgress:
                 loss=_bound(self._values.get("loss"), -_LOSS_LIMIT, _LOSS_LIMIT),
                 eval_loss=_bound(self._values.get("eval_loss"), -_LOSS_LIMIT, _LOSS_LIMIT),
                 base_eval_loss=_bound(self._values.get("base_eval_loss"), -_LOSS_LIMIT, _LOSS_LIMIT),
+                perplexity=_perplexity(self._values.get("eval_loss")),
+                base_perplexity=_perplexity(self._values.get("base_eval_loss")),
+                tasks=[] if self.evaluation is None else self.evaluation.score_tasks(),
                 learning_rate=_bound(self._values.get("learning_rate"), 0, _MEASURE_LIMIT),
                 grad_norm=_bound(self._values.get("grad_norm"), 0, _MEASURE_LIMIT),
                 tokens_per_second=_bound(self._speed.tokens_per_second, 0, _MEASURE_LIMIT),
@@ -177,3 +196,16 @@ class RunProgress:
 
 def _bound(value: float | None, low: float, high: float) -> float | None:
     return None if value is None or not math.isfinite(value) else max(low, min(value, high))
+
+
+def _perplexity(loss: float | None) -> float | None:
+    return None if loss is None or not math.isfinite(loss) else _bound(math.exp(min(loss, 40.0)), 0, _MEASURE_LIMIT)
+
+
+def _observe_process_memory() -> int | None:
+    """Return the memory that this process has resident, in bytes; None where the system doesn't say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

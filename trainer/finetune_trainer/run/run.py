@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +16,16 @@ from finetune_api.trainer_config import TrainerConfig
 from finetune_trainer.artifacts import CheckpointStore, FetchedCheckpoint, ManifestFields, publish
 from finetune_trainer.data import PreparedData, load_examples, prepare_data
 from finetune_trainer.device import Device, choose_device
+from finetune_trainer.documents import RunFacts
 from finetune_trainer.ending import is_out_of_memory
 from finetune_trainer.errors import Interrupted, OutOfMemory, StorageFailed
+from finetune_trainer.evaluation import Evaluation, Judge, load_tasks
+from finetune_trainer.evaluation.judge import When
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import quieten_libraries
 from finetune_trainer.reporting import Reporter
 from finetune_trainer.run.checkpointing import CheckpointUploader, read_run_state
+from finetune_trainer.run.judging import build_judge
 from finetune_trainer.run.preload import Preload
 from finetune_trainer.run.progress import RunProgress
 from finetune_trainer.run.resuming import ADAPTER_FOLDER, check_same_inputs, find_finished, warn_of_other_versions
@@ -48,6 +53,7 @@ class Run:
         self._folder = Path(config.work_dir, config.job.uid)
         self._versions = collect_versions()
         self._base: FetchedModel | None = None
+        self._judge: Judge | None = None
         self._dataset_digest: str | None = None
         self._begun = time.monotonic()
 
@@ -74,7 +80,7 @@ class Run:
             self._delete_checkpoints(checkpoints)
             self.progress.total_steps = manifest.total_steps
             self.progress.restore(manifest.step, config.training.epochs, 0, [], {})
-            return self._summarise_completion(artifact, Metrics.model_validate(manifest.metrics))
+            return self._summarise_completion(artifact, Metrics.model_validate({**manifest.metrics, "tasks": manifest.tasks}))
 
         # Data and model
         with Preload():  # the libraries take seconds to import: meanwhile, files come in
@@ -86,6 +92,7 @@ class Run:
                 self._credentials(ENV_PREFIX_DATASET),
                 self._credentials(ENV_PREFIX_EVAL),
             )
+            tasks = load_tasks(config.evaluation.tasks, self._folder / "tasks", self._environ)
             checkpoint = checkpoints.download_newest(self._folder / "resume")
         self._log_time("files fetched and libraries loaded")
 
@@ -98,6 +105,7 @@ class Run:
         reporter.notify()
         tokenizer = load_tokenizer(base.path, config.model.uri)
         data = prepare_data(examples, tokenizer, config.training)
+        self._judge = build_judge(config, examples, tokenizer, tasks, self._interruption)
         self._dataset_digest = data.digest
         self.progress.dataset = data.counts
         check_length(architecture, _longest(data), config.model.uri)
@@ -160,6 +168,9 @@ class Run:
         )
         if checkpoint is not None:
             self._restore(trainer, checkpoint)
+        else:
+            self.progress.enter("evaluating")
+            self._ask(trainer.model, "before")
         self._log_time("ready to train")
         self._interruption.defer()
         self.progress.enter("training")
@@ -174,7 +185,15 @@ class Run:
         self._stop_if_asked()  # without waiting for older checkpoints: the grace period is running
         uploader.drain()
         self._stop_if_asked()
+        self.progress.enter("evaluating")
+        reporter.notify()
+        self._ask(trainer.model, "after")
         return trainer
+
+    def _ask(self, model: Any, when: When) -> None:  # noqa: ANN401
+        """Put samples and tasks to the model."""
+        if self._judge is not None:
+            self.progress.evaluation = self._judge.judge(model, when, self.progress.evaluation)
 
     def _stop_if_asked(self) -> None:
         if self._interruption.requested and self.progress.checkpoint_step == self.progress.step:
@@ -185,6 +204,7 @@ class Run:
         state = read_run_state(checkpoint.path)
         trainer.restore(checkpoint.path)
         trainer.tokens_seen = state.tokens_seen
+        self.progress.evaluation = state.evaluation
         points = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
         self.progress.total_steps = checkpoint.manifest.total_steps
         self.progress.restore(checkpoint.step, trainer.state.epoch or 0.0, state.tokens_seen, points, state.values)
@@ -195,11 +215,26 @@ class Run:
         from finetune_trainer.run.publishing import write_adapter_folder  # noqa: PLC0415  heavy; loaded by now
 
         folder = self._folder / "adapter"
-        revision = None if self._base is None else self._base.revision
-        history = trainer.state.log_history
-        write_adapter_folder(folder, trainer.model, tokenizer, self.config, revision, history, self.progress.measure()[1], dataset)
+        write_adapter_folder(folder, trainer.model, tokenizer, self._gather_facts(trainer.state.log_history, dataset))
         output = open_store(self.config.output.uri, "output", self._credentials(ENV_PREFIX_OUTPUT), self.config.output.endpoint_url)
         return publish(folder, output, ADAPTER_FOLDER, self._fields("adapter", self.progress.step))
+
+    def _gather_facts(self, history: list[dict[str, Any]], dataset: DatasetCounts) -> RunFacts:
+        base = self._base
+        return RunFacts(
+            config=self.config,
+            metrics=self.progress.measure()[1],
+            dataset=dataset,
+            history=history,
+            evaluation=self.progress.evaluation or Evaluation(),
+            versions=self._versions,
+            device=self.progress.device or "",
+            now=datetime.now(UTC),
+            base_revision=None if base is None else base.revision,
+            base_license=None if base is None else base.license,
+            steps=self.progress.step,
+            sources={"Base model's digest": None if base is None else base.digest, "Data's digest": self._dataset_digest},
+        )
 
     def _delete_checkpoints(self, checkpoints: CheckpointStore) -> None:
         try:
@@ -209,7 +244,8 @@ class Run:
 
     def _fields(self, kind: Any, step: int) -> ManifestFields:  # noqa: ANN401
         job, base = self.config.job, self._base
-        metrics = self.progress.measure()[1].model_dump(mode="json", exclude_none=True, exclude={"history"})
+        measured = self.progress.measure()[1]
+        metrics = measured.model_dump(mode="json", exclude_none=True, exclude={"history", "tasks"})
         return ManifestFields(
             kind=kind,
             job_uid=job.uid,
@@ -224,6 +260,7 @@ class Run:
             dataset_digest=self._dataset_digest,
             versions=self._versions,
             metrics=metrics,
+            tasks=measured.tasks,
             config=self.config.model_dump(mode="json", exclude_none=True, exclude={"reporting"}),
         )
 

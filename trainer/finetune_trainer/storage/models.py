@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 from finetune_api.spec import ModelSpec
 from finetune_api.uri import parse_uri
 from finetune_trainer.errors import ConfigInvalid, SourceUnavailable
@@ -38,10 +40,16 @@ SMALL_FILES: Final = (
     "chat_template.jinja",
     "chat_template.json",
     "spiece.model",
+    "README.md",
+    "LICENSE",
+    "LICENSE.md",
+    "LICENSE.txt",
+    "NOTICE",
 )
 """Files beside the weights that a model may need. Data only: code (``.py``) is never fetched."""
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _PICKLED = re.compile(r"(\.bin|\.pt|\.pth|\.ckpt|\.pkl|\.pickle)$")
+_CARD_MAX_CHARACTERS = 2**20
 _INDEX_MAX_BYTES = 64 * 2**20
 DIGEST_MAX_BYTES: Final = 64 * 2**30
 """Models on a volume that are larger are not read once more for their digest."""
@@ -57,6 +65,8 @@ class FetchedModel:
     """Commit that the revision resolved to; None where the source has no revisions."""
     digest: str | None
     """SHA-256 over configuration and weights; None for a very large model on a volume."""
+    license: str | None = None
+    """Licence that the model's own card names."""
 
 
 def fetch_model(
@@ -79,7 +89,7 @@ def fetch_model(
     files = _probe(store) if scheme == "https" else [file for file in store.list_files() if "/" not in file.path]
     chosen = select_model_files(model.uri, files, lambda: _read_index(store))
     download_files(store, chosen, folder)
-    return FetchedModel(folder, None, _digest(folder, chosen))
+    return FetchedModel(folder, None, _digest(folder, chosen), read_license(folder))
 
 
 def select_model_files(uri: str, files: Iterable[StoredFile], read_index: Callable[[], bytes]) -> list[StoredFile]:
@@ -150,7 +160,7 @@ def _use_in_place(store: Store, folder: Path) -> FetchedModel:
     files = [StoredFile(file.name, file.stat().st_size) for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
     chosen = select_model_files(store.uri, files, lambda: _read_index(store))
     size = sum(file.size for file in chosen)
-    return FetchedModel(folder, None, _digest(folder, chosen) if size <= DIGEST_MAX_BYTES else None)
+    return FetchedModel(folder, None, _digest(folder, chosen) if size <= DIGEST_MAX_BYTES else None, read_license(folder))
 
 
 def _fetch_from_hub(model: ModelSpec, credentials: Credentials, folder: Path, policy: RetryPolicy | None) -> FetchedModel:
@@ -161,9 +171,22 @@ def _fetch_from_hub(model: ModelSpec, credentials: Credentials, folder: Path, po
     if missing := [file.path for file in chosen if not (folder / file.path).is_file()]:
         raise SourceUnavailable(f"{model.uri} at {listing.commit}: {', '.join(missing)} could not be fetched")
     logger.info("%s is at commit %s", model.uri, listing.commit)
-    return FetchedModel(folder, listing.commit, _digest(folder, chosen))
+    return FetchedModel(folder, listing.commit, _digest(folder, chosen), read_license(folder))
 
 
 def _digest(folder: Path, files: Iterable[StoredFile]) -> str:
     names = [file.path for file in files if file.path == CONFIG or file.path.endswith(".safetensors")]
     return combine_digests(digest_files({name: folder / name for name in names}))
+
+
+def read_license(folder: Path) -> str | None:
+    """Return the licence that the card (``README.md``) in ``folder`` names at its head, or None. The card is input from outside."""
+    try:
+        with (folder / "README.md").open(encoding="utf-8", errors="replace") as stream:
+            text = stream.read(_CARD_MAX_CHARACTERS)
+        head = text.split("---", 2)[1] if text.startswith("---") else ""
+        card = yaml.safe_load(head)
+    except (OSError, IndexError, yaml.YAMLError):
+        return None
+    name = (card.get("license_name") if card.get("license") == "other" else None) or card.get("license") if isinstance(card, dict) else None
+    return name[:128] if isinstance(name, str) and name else None
