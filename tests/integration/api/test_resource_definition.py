@@ -140,6 +140,8 @@ OTHER_VALUES: dict[str, Any] = {
     "pod.tolerations": [],
     "pod.env": [{"name": "A", "value": "b"}],
     "pod.imagePullSecrets": [],
+    "evaluation.samples.prompts": [],
+    "evaluation.tasks": [],
 }
 MUTABLE = {"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "scheduling.priorityClassName"}
 SINGLE_VALUED = {"method.objective", "method.adapter.type", "resources.nodes"}
