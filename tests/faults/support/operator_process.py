@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -36,9 +37,11 @@ def run_operator(environ: Mapping[str, str], log: str) -> None:
     sys.argv = ["finetune-operator"]
     # The library reads the variable when it is imported, which was before the fork.
     kube_config.KUBE_CONFIG_DEFAULT_LOCATION = environ["KUBECONFIG"]
-    from finetune_operator.main import main
+    import finetune_operator.main as program
 
-    main()
+    if skew := float(environ.get("FAULTS_CLOCK_SKEW", "0")):
+        program._now = lambda: datetime.now(UTC) + timedelta(seconds=skew)
+    program.main()
 
 
 class OperatorProcess:
@@ -71,6 +74,13 @@ class OperatorProcess:
     def exit_code(self) -> int | None:
         """How the last process ended; None while it runs."""
         return self._process.exitcode if self._process is not None else None
+
+    def configure(self, **environ: str) -> None:
+        """Change the environment of the processes that are started from now on.
+
+        Beside the operator's own variables there is FAULTS_CLOCK_SKEW: seconds that its clock is ahead.
+        """
+        self._environ |= environ
 
     def start(self) -> None:
         """Start a process."""
