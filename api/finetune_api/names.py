@@ -34,6 +34,11 @@ LABEL_SUSPENDED_BY_SWEEP: Final = f"{GROUP}/suspended-by-sweep"
 """On a FineTuneJob that its sweep has suspended: the sweep may let it go on."""
 
 LABEL_QUEUE_NAME: Final = "kueue.x-k8s.io/queue-name"
+"""On the Job: the LocalQueue that it waits in. Kueue adds it where a namespace has a LocalQueue named `default`."""
+LABEL_WORKLOAD_PRIORITY: Final = "kueue.x-k8s.io/priority-class"
+"""On the Job: the WorkloadPriorityClass by which Kueue orders and preempts it."""
+ANNOTATION_DEACTIVATED: Final = f"{GROUP}/suspended"
+"""On a Kueue Workload: it was deactivated because its run was suspended by its user, and is to be activated on resume."""
 
 TRAINER_CONTAINER: Final = "trainer"
 """Name of the trainer's container; the pod failure policy and the summary are read by it."""

@@ -81,6 +81,10 @@ class Metrics(StoredModel):
     """Training tokens a second."""
     tokens_seen: Count | None = None
     """Training tokens so far."""
+    step_seconds: Measure | None = None
+    """Longest of the last steps, in seconds."""
+    checkpoint_seconds: Measure | None = None
+    """Longest time that a checkpoint took from its beginning to its last byte in the store, in seconds."""
     gpu_memory_peak_bytes: Count | None = None
     """Largest memory that the GPU's allocator has held, in bytes."""
     tasks: Annotated[list[TaskScore], Field(max_length=8)] = Field(default_factory=list)

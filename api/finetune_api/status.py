@@ -86,6 +86,21 @@ class PodReference(StoredModel):
     """When it ended; set once its time is in `gpuSeconds`."""
 
 
+class QueueStatus(StoredModel):
+    """Where the run stands with its queue (Kueue)."""
+
+    name: Annotated[str, Field(max_length=253)]
+    """The LocalQueue."""
+    workload: Annotated[str, Field(max_length=253)] | None = None
+    """Kueue's Workload of the present attempt."""
+    cluster_queue: Annotated[str, Field(max_length=253)] | None = None
+    """The ClusterQueue that has reserved quota."""
+    position: Annotated[int, Field(ge=1)] | None = None
+    """Place in the LocalQueue while the run waits, from 1; looked up now and then, where Kueue shows it."""
+    requeue_time: Timestamp | None = None
+    """When Kueue considers the run again, after an eviction with a back-off."""
+
+
 class FineTuneJobStatus(StoredModel):
     """What the operator has seen. The reconciler writes all of it but `progress`, `metrics` and `dataset`, which come from reports."""
 
@@ -107,6 +122,20 @@ class FineTuneJobStatus(StoredModel):
     """GPUs of the run."""
     gpu_seconds: Annotated[int, Field(ge=0)] = 0
     """GPU time of pods that have ended, in GPU-seconds."""
+    queue: QueueStatus | None = None
+    """Where the run stands with its queue; absent without one."""
+    queued_since: Timestamp | None = None
+    """Since when the run waits for its queue, its quota or a node; absent while it doesn't."""
+    queued_seconds: Annotated[int, Field(ge=0)] = 0
+    """Time spent waiting for queue, quota or node, in seconds: waits that are over."""
+    running_seconds: Annotated[int, Field(ge=0)] = 0
+    """Time spent running, in seconds: pods that have ended."""
+    failures: Annotated[int, Field(ge=0)] = 0
+    """Ends of pods that count against `backoffLimit`, over all attempts."""
+    interruptions: Annotated[int, Field(ge=0)] = 0
+    """Ends of pods that don't: preemption, drain, eviction, a lost node, suspension."""
+    attempt_interruptions: Annotated[int, Field(ge=0)] = 0
+    """The same, of the present attempt."""
     start_time: Timestamp | None = None
     """When the first pod started to run."""
     completion_time: Timestamp | None = None

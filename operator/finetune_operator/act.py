@@ -1,16 +1,18 @@
 """Acting: the calls that a plan asks for."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from finetune_api.reasons import Reason
 from finetune_api.trainer_config import ReportingConfig
 from finetune_operator.desired.job import build_job
 from finetune_operator.kube.client import JOBS, ApiError, KubeClient
 from finetune_operator.kube.store import Store
+from finetune_operator.kueue.workloads import WorkloadBook
 from finetune_operator.objects import controller_uid_of, name_of
 from finetune_operator.observation import Observation, Refusal
-from finetune_operator.plan.actions import Action, CreateJob, DeleteJob, PatchJob
+from finetune_operator.plan.actions import Action, CreateJob, DeleteJob, PatchJob, PatchWorkload
 from finetune_operator.settings import TrainerSettings
 from finetune_operator.status.diagnosis import diagnose_refusal
 
@@ -20,7 +22,15 @@ log = logging.getLogger(__name__)
 class Actor:
     """Carries out actions and puts the answers into the store, so that the next look sees them."""
 
-    def __init__(self, client: KubeClient, store: Store, trainer: TrainerSettings, reporting: Callable[[], ReportingConfig | None]) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        store: Store,
+        trainer: TrainerSettings,
+        reporting: Callable[[], ReportingConfig | None],
+        workloads: WorkloadBook | None = None,
+    ) -> None:
+        self._workloads = workloads or WorkloadBook()
         self._client = client
         self._store = store
         self._trainer = trainer
@@ -35,15 +45,33 @@ class Actor:
             case CreateJob(attempt):
                 return await self._create(attempt, observation)
             case PatchJob(name, uid, patch):
-                body = await self._client.merge_patch(JOBS, observation.ref.namespace, name, {**patch, "metadata": {"uid": uid}})
+                metadata = {**patch.get("metadata", {}), "uid": uid}
+                body = await self._client.merge_patch(JOBS, observation.ref.namespace, name, {**patch, "metadata": metadata})
                 self._store.put(JOBS, body)
             case DeleteJob(name, uid):
                 await self._client.delete(JOBS, observation.ref.namespace, name, uid=uid)
+            case PatchWorkload(name, uid, patch):
+                await self._patch_workload(observation.ref.namespace, name, uid, patch)
         return None
+
+    async def _patch_workload(self, namespace: str, name: str, uid: str, patch: Mapping[str, Any]) -> None:
+        resource = self._workloads.resource
+        if resource is None:
+            return  # Kueue went meanwhile, and its Workloads with it
+        metadata = {**patch.get("metadata", {}), "uid": uid}
+        self._workloads.put(await self._client.merge_patch(resource, namespace, name, {**patch, "metadata": metadata}))
 
     async def _create(self, attempt: int, observation: Observation) -> Refusal | None:
         assert observation.spec is not None  # noqa: S101  # no plan creates a Job without a valid specification
-        manifest = build_job(observation.spec, observation.ref, attempt, trainer=self._trainer, reporting=self._reporting())
+        manifest = build_job(
+            observation.spec,
+            observation.ref,
+            attempt,
+            trainer=self._trainer,
+            reporting=self._reporting(),
+            failures=observation.status.failures,
+            grace_seconds=observation.grace_seconds,
+        )
         namespace, name = observation.ref.namespace, name_of(manifest)
         try:
             body = await self._client.create(JOBS, namespace, manifest)

@@ -18,10 +18,12 @@ from finetune_api.trainer_config import ReportingConfig
 from finetune_operator.act import Actor
 from finetune_operator.handlers import build_kopf_settings, build_registry
 from finetune_operator.health import build_health_app
-from finetune_operator.intake import Intake
+from finetune_operator.intake import FOLLOW_UP_SECONDS, Intake
 from finetune_operator.kube.client import ApiError, KubeClient
 from finetune_operator.kube.store import Store
+from finetune_operator.kueue.follower import KueueFollower
 from finetune_operator.logs import configure_logging
+from finetune_operator.metrics import add_metrics_route, build_metrics
 from finetune_operator.observe import Observer
 from finetune_operator.queue import WorkQueue
 from finetune_operator.reconcile import Reconciler
@@ -86,17 +88,32 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
     def reporting() -> ReportingConfig | None:
         return ReportingConfig(url=f"https://{service}{REPORT_PATH}", ca_certificate=credentials.authority) if service else None
 
-    observer = Observer(store, simulated_gpus=settings.trainer.simulated_gpus)
-    actor = Actor(client, store, settings.trainer, reporting)
-    reconciler = Reconciler(client, store, observer, actor, book, _now)
+    kueue = KueueFollower(
+        client, store, settings.watch_namespaces, lambda uid: queue.add_after(uid, FOLLOW_UP_SECONDS), enabled=settings.kueue
+    )
+    registry, usage = build_metrics(store.finetunejobs, settings.gpu_prices)
+    observer = Observer(
+        store,
+        simulated_gpus=settings.trainer.simulated_gpus,
+        workloads=kueue.book,
+        default_queue=settings.trainer.default_queue,
+        grace_seconds=settings.trainer.grace_seconds,
+        follows_kueue=settings.kueue,
+    )
+    actor = Actor(client, store, settings.trainer, reporting, kueue.book)
+    reconciler = Reconciler(client, store, observer, actor, book, _now, usage)
     sweep_reconciler = SweepReconciler(client, store, SweepObserver(store), queue.add, _now)
     receiver = Receiver(Authenticator(client), store, book)
 
-    health = await _serve(build_health_app(lambda: intake.last_resync, settings.resync_seconds), settings.health_port)
+    health_app = build_health_app(lambda: intake.last_resync, settings.resync_seconds)
+    add_metrics_route(health_app, registry)
+    health = await _serve(health_app, settings.health_port)
     started = time.monotonic()
     await _wait_for_cluster(intake)
     runners = [health]
+    await kueue.begin()
     background = [intake.resync_forever(settings.resync_seconds), book.write_forever()]
+    background.append(kueue.follow_forever())
     if service:
         await credentials.load()
         runners.append(await _serve(receiver.build_app(), settings.report_port, credentials))

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from finetune_api.names import TRAINER_CONTAINER
 
 Object = Mapping[str, Any]
+
+LOST_SECONDS: Final = 60.0
+"""A pod that its kubelet should have killed so long ago, and has not, is lost."""
 
 
 def uid_of(body: Object) -> str:
@@ -84,6 +87,21 @@ def has_started(pod: Object) -> bool:
     """True of a pod whose trainer runs or ran."""
     state = trainer_status_of(pod).get("state", {})
     return "running" in state or "terminated" in state
+
+
+def seconds_until_lost(pod: Object, now: datetime) -> float | None:
+    """Return in how many seconds a pod that was asked to go counts as lost (0: it does), or None where it was not asked to.
+
+    Its kubelet kills it at the deletion's time at the latest and says so at once. One that is silent for long after that is dead or cut
+    off, and the pod would stay as it is until somebody deletes its node.
+    """
+    going = parse_time(pod["metadata"].get("deletionTimestamp"))
+    return max(0.0, LOST_SECONDS - (now - going).total_seconds()) if going is not None else None
+
+
+def is_lost(pod: Object, now: datetime) -> bool:
+    """True of a pod that is gone with its node, whatever its status says."""
+    return not is_over(pod) and seconds_until_lost(pod, now) == 0
 
 
 def is_over(pod: Object) -> bool:

@@ -1,6 +1,7 @@
 """What is known of one FineTuneJob at one moment: the input of every decision."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from finetune_api.reasons import Reason
 from finetune_api.report import JobReference
@@ -45,6 +46,18 @@ class Observation:
     """Pods of the run that are not over and not of ``job``: of a Job that was deleted, say."""
     warning: Object | None
     """The newest Event that says why ``job`` could not create a pod."""
+    workload: Object | None = None
+    """Kueue's Workload of ``job``."""
+    kueue: bool = False
+    """Kueue is installed, as far as is known."""
+    queue_name: str | None = None
+    """LocalQueue of the run: of its Job, or what its next one will ask for."""
+    position: int | None = None
+    """Place in that queue, from 1, where Kueue shows it."""
+    grace_seconds: int | None = None
+    """Time between SIGTERM and SIGKILL that the next attempt should have."""
+    created: datetime | None = None
+    """When the FineTuneJob was created."""
     refusal: Refusal | None = None
     """Why the Job could not be created, if that was just tried."""
     simulated_gpus: bool = False

@@ -6,13 +6,16 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from finetune_api.names import LABEL_ATTEMPT
+from finetune_api.names import LABEL_ATTEMPT, LABEL_QUEUE_NAME
 from finetune_api.report import JobReference
 from finetune_api.resource import SpecInvalid, parse_spec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
+from finetune_operator.desired.grace import compute_grace_seconds
+from finetune_operator.desired.job import queue_of
 from finetune_operator.kube.store import Store
-from finetune_operator.objects import Object, controller_uid_of, is_over, label_of, name_of, namespace_of, uid_of
+from finetune_operator.kueue.workloads import WorkloadBook
+from finetune_operator.objects import Object, controller_uid_of, is_over, label_of, name_of, namespace_of, parse_time, uid_of
 from finetune_operator.observation import Observation, Refusal
 
 SPECS_KEPT: Final = 20_000
@@ -24,8 +27,21 @@ log = logging.getLogger(__name__)
 class Observer:
     """Reads the store and parses what it finds."""
 
-    def __init__(self, store: Store, *, simulated_gpus: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        simulated_gpus: bool,
+        workloads: WorkloadBook | None = None,
+        default_queue: str = "",
+        grace_seconds: int = 300,
+        follows_kueue: bool = True,
+    ) -> None:
+        self._follows_kueue = follows_kueue
         self._store = store
+        self._workloads = workloads or WorkloadBook()
+        self._default_queue = default_queue
+        self._grace_seconds = grace_seconds
         self._simulated_gpus = simulated_gpus
         self._specs: OrderedDict[tuple[str, int], tuple[FineTuneJobSpec | None, tuple[str, ...]]] = OrderedDict()
 
@@ -39,13 +55,14 @@ class Observer:
         spec, faults = self._parse(uid, metadata["generation"], body.get("spec", {}))
         jobs = sorted((job for job in self._store.jobs_of(uid) if namespace_of(job) == namespace), key=_attempt_of)
         job = jobs[-1] if jobs else None
+        status = parse_status(body.get("status", {}))
         return Observation(
             ref=JobReference(namespace=namespace, name=name_of(body), uid=uid),
             generation=metadata["generation"],
             deleting="deletionTimestamp" in metadata,
             spec=spec,
             faults=faults,
-            status=parse_status(body.get("status", {})),
+            status=status,
             stored_status=body.get("status", {}),
             version=metadata["resourceVersion"],
             job=job,
@@ -54,6 +71,12 @@ class Observer:
             pods=self._pods_of(uid, job) if job is not None else (),
             leftovers=self._leftovers_of(uid, namespace, job),
             warning=self._store.warning_of(uid_of(job)) if job is not None else None,
+            workload=self._workloads.of_job(uid_of(job)) if job is not None else None,
+            kueue=self._workloads.resource is not None or not self._follows_kueue,
+            queue_name=(label_of(job, LABEL_QUEUE_NAME) if job is not None else None) or queue_of(spec, self._default_queue),
+            position=self._workloads.position_of(uid_of(job)) if job is not None else None,
+            grace_seconds=compute_grace_seconds(spec, status.metrics, self._grace_seconds) if spec is not None else None,
+            created=parse_time(metadata.get("creationTimestamp")),
             refusal=refusal,
             simulated_gpus=self._simulated_gpus,
         )

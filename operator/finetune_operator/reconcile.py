@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from finetune_api.names import LABEL_JOB_UID
+from finetune_api.report import JobReference
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.act import Actor
 from finetune_operator.desired.names import build_job_name
@@ -34,12 +35,27 @@ class Closes(Protocol):
         """Take no more reports for the FineTuneJob with this UID."""
 
 
+class Usage(Protocol):
+    """What is told of each status that was written."""
+
+    def note(self, ref: JobReference, gpu_resource: str | None, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
+        """Add what ``after`` says beyond ``before``."""
+
+
 class Reconciler:
     """Brings one FineTuneJob at a time closer to what it asks for."""
 
     def __init__(
-        self, client: KubeClient, store: Store, observer: Observer, actor: Actor, reports: Closes, clock: Callable[[], datetime]
+        self,
+        client: KubeClient,
+        store: Store,
+        observer: Observer,
+        actor: Actor,
+        reports: Closes,
+        clock: Callable[[], datetime],
+        usage: Usage | None = None,
     ) -> None:
+        self._usage = usage
         self._client = client
         self._store = store
         self._writer = StatusWriter(client, store, FINETUNEJOBS)
@@ -73,15 +89,16 @@ class Reconciler:
         await self._publish_status(observation)
         if refusal is not None:
             return RETRY_REFUSED_SECONDS
-        return plan.look_again_in if _has_ended(observation) else self._look_again_after_the_end(uid)
+        return plan.look_again_in if _has_ended(observation) else self._look_again(uid)
 
-    def _look_again_after_the_end(self, uid: str) -> float | None:
-        """Return when the children of a run that has just ended are to go. No watch event tells: the store has seen the write."""
+    def _look_again(self, uid: str) -> float | None:
+        """Return when something follows from the status just written. No watch event tells: the store has seen the write."""
         observation = self._observer.observe(uid)
-        if observation is None or not _has_ended(observation):
+        if observation is None:
             return None
         plan = compute_plan(observation, self._clock())
-        return 0.0 if plan.actions else plan.look_again_in
+        follows = _has_ended(observation) or any(isinstance(action, CreateJob) for action in plan.actions)
+        return 0.0 if plan.actions and follows else plan.look_again_in
 
     async def _look_for_ends(self, observation: Observation) -> Observation:
         """Ask for the run's pods: their watch is behind that of the Jobs, and a verdict without them would be wrong for good."""
@@ -102,7 +119,10 @@ class Reconciler:
         if observation.status.attempt == attempt and observation.status.job_name == name:
             await self._writer.write(observation.ref, observation.version, {"attempt": attempt})
             return observation
-        claimed = replace(observation, status=observation.status.model_copy(update={"attempt": attempt, "job_name": name}))
+        claim: dict[str, object] = {"attempt": attempt, "job_name": name}
+        if observation.status.attempt != attempt:
+            claim["attempt_interruptions"] = 0
+        claimed = replace(observation, status=observation.status.model_copy(update=claim))
         await self._publish_status(replace(claimed, job=None, attempt=attempt, pods=()), written=observation.status)
         return claimed
 
@@ -116,6 +136,9 @@ class Reconciler:
         if desired.phase is not None and desired.phase.is_terminal:
             self._reports.close(observation.ref.uid)
         await self._writer.write(observation.ref, observation.version, patch)
+        if self._usage is not None:
+            spec = observation.spec
+            self._usage.note(observation.ref, spec.resources.gpu_resource if spec else None, written or observation.status, desired)
         if event := build_event(observation.ref, written or observation.status, desired, self._clock()):
             await self._post_event(event)
 

@@ -1,8 +1,10 @@
 """What the operator is told by its environment, read once and checked as a whole."""
 
+import json
+import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 _IMAGE: Final = re.compile(r"^\S{1,1024}$")
@@ -26,6 +28,8 @@ class TrainerSettings:
     """Kubernetes' own names: Always, IfNotPresent, Never."""
     grace_seconds: int = 300
     """Time between SIGTERM and SIGKILL: the last step, its checkpoint and the upload must fit."""
+    default_queue: str = ""
+    """LocalQueue of runs that name none; empty leaves them without one."""
     simulated_gpus: bool = False
     """The cluster advertises GPUs that it doesn't have; trainers that asked for one run on the CPU."""
     report_service: str = ""
@@ -46,6 +50,10 @@ class OperatorSettings:
     health_port: int = 8080
     log_level: str = "INFO"
     log_format: str = "json"
+    kueue: bool = True
+    """Follow Kueue where it is installed."""
+    gpu_prices: Mapping[str, float] = field(default_factory=dict)
+    """Price of one GPU for one hour, by the resource that it is asked for by; runs on others have no cost."""
     workers: int = 16
     """Jobs reconciled at the same time."""
     resync_seconds: float = 300.0
@@ -75,6 +83,7 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
             image=image,
             image_pull_policy=read("FINETUNE_TRAINER_IMAGE_PULL_POLICY", "IfNotPresent", _one_of("Always", "IfNotPresent", "Never")),
             grace_seconds=read("FINETUNE_TRAINER_GRACE_SECONDS", 300, _integer(1, 86_400)),
+            default_queue=read("FINETUNE_DEFAULT_QUEUE", "", _namespace),
             simulated_gpus=read("FINETUNE_SIMULATED_GPUS", default=False, parse=_boolean),
             report_service=read("FINETUNE_REPORT_SERVICE", "", _service),
         ),
@@ -85,6 +94,8 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
         health_port=read("FINETUNE_HEALTH_PORT", 8080, _integer(1, 65_535)),
         log_level=read("FINETUNE_LOG_LEVEL", "INFO", lambda text: _one_of("DEBUG", "INFO", "WARNING", "ERROR")(text.upper())),
         log_format=read("FINETUNE_LOG_FORMAT", "json", _one_of("json", "text")),
+        kueue=read("FINETUNE_KUEUE", default=True, parse=_boolean),
+        gpu_prices=read("FINETUNE_GPU_PRICES", {}, _prices),
         workers=read("FINETUNE_WORKERS", 16, _integer(1, 256)),
         resync_seconds=read("FINETUNE_RESYNC_SECONDS", 300.0, lambda text: float(_integer(5, 86_400)(text))),
     )
@@ -117,7 +128,7 @@ def _boolean(text: str) -> bool:
 
 def _namespace(text: str) -> str:
     if not _NAMESPACE.match(text):
-        raise ValueError("must be a namespace's name")
+        raise ValueError("must be a name of lower-case letters, digits and '-'")
     return text
 
 
@@ -134,3 +145,15 @@ def _service(text: str) -> str:
         raise ValueError("must be a DNS name and a port, such as finetune-operator-reports.finetune-system.svc:443")
     _integer(1, 65_535)(port)
     return text
+
+
+def _prices(text: str) -> dict[str, float]:
+    try:
+        prices = json.loads(text)
+    except ValueError:
+        prices = None
+    if not isinstance(prices, dict) or not all(
+        isinstance(price, int | float) and not isinstance(price, bool) and 0 <= price < math.inf for price in prices.values()
+    ):
+        raise ValueError('must be a JSON object of prices by resource, such as {"nvidia.com/gpu": 2.5}')
+    return {resource: float(price) for resource, price in prices.items()}

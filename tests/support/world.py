@@ -14,8 +14,9 @@ from finetune_api.resource import parse_spec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.summary import TrainerSummary, encode_summary
 from finetune_operator.desired.job import build_job
-from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS
+from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS, Resource
 from finetune_operator.kube.store import Store
+from finetune_operator.kueue.workloads import WorkloadBook
 from finetune_operator.observation import Observation, Refusal
 from finetune_operator.observe import Observer
 from finetune_operator.settings import TrainerSettings
@@ -197,6 +198,8 @@ def observe(
     warning: str | None = None,
     refusal: Refusal | None = None,
     simulated_gpus: bool = False,
+    workload: Manifest | None = None,
+    kueue: bool = True,
 ) -> Observation:
     """Return the observation of these objects, made by the real store and observer."""
     store = Store()
@@ -208,9 +211,32 @@ def observe(
         store.put(PODS, pod)
     if warning is not None:
         store.put(EVENTS, build_failed_create(warning))
-    observation = Observer(store, simulated_gpus=simulated_gpus).observe(body["metadata"]["uid"], refusal)
+    book = WorkloadBook()
+    book.resource = Resource("kueue.x-k8s.io", "v1beta2", "workloads") if kueue else None
+    if workload is not None:
+        book.put(workload)
+    observation = Observer(store, simulated_gpus=simulated_gpus, workloads=book).observe(body["metadata"]["uid"], refusal)
     assert observation is not None
     return observation
+
+
+def build_workload(
+    *conditions: Manifest, active: bool = True, queue: str = "team-a", job_uid: str = JOB_UID, version: int = 40, **status: Any
+) -> Manifest:
+    """Return Kueue's Workload of a Job."""
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": job_uid, "controller": True}
+    return {
+        "metadata": {
+            "name": "job-support-bot-12345",
+            "namespace": NAMESPACE,
+            "uid": f"workload-of-{job_uid}",
+            "resourceVersion": str(version),
+            "creationTimestamp": format_time(NOW),
+            "ownerReferences": [owner],
+        },
+        "spec": {"queueName": queue, "active": active, "priority": 0, "podSets": [{"name": "main"}]},
+        "status": {"conditions": list(conditions), **status},
+    }
 
 
 def build_failed_create(message: str, *, name: str = "event", job_uid: str = JOB_UID, version: int = 30) -> Manifest:

@@ -13,7 +13,15 @@ from finetune_api.spec.placement import PodSpec, ResourcesSpec, SchedulingSpec
 from finetune_api.spec.source import DatasetSpec, ModelSpec
 from finetune_api.spec.training import TrainingSpec
 
-MUTABLE_FIELDS: Final = frozenset({"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "scheduling.priorityClassName"})
+MUTABLE_FIELDS: Final = frozenset(
+    {
+        "suspend",
+        "ttlSecondsAfterFinished",
+        "activeDeadlineSeconds",
+        "scheduling.priorityClassName",
+        "scheduling.workloadPriorityClassName",
+    }
+)
 """Fields of the spec that may change after creation, by path below it."""
 
 

@@ -78,6 +78,12 @@ class SchedulingSpec(ApiModel):
     """Kueue LocalQueue that the run waits in; it then starts when Kueue admits it."""
     priority_class_name: DnsName | None = None
     """PriorityClass of the pod. A change takes effect with the next attempt."""
+    workload_priority_class_name: QueueName | None = None
+    """Kueue WorkloadPriorityClass by which the queue orders and preempts the run; without it, that is `priorityClassName`'s part
+    too. It may be changed at any time, but not taken away; it is added only while the run is not admitted."""
+    termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    """Least time between SIGTERM and SIGKILL, in seconds; the operator's own setting if it is not given. An attempt gets more where
+    steps and checkpoints were measured to take longer."""
 
 
 class Toleration(ApiModel):

@@ -67,6 +67,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
+{{- if .Values.kueue.enabled }}
+# Kueue's verdicts are read; a run that its user suspends or resumes is taken out of its queue or put back, by `spec.active`.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [get, list, watch, patch]
+- apiGroups: [visibility.kueue.x-k8s.io]
+  resources: [localqueues/pendingworkloads]
+  verbs: [get]
+{{- end }}
 # Listed and watched for the Job controller's own words on why a pod could not be made.
 - apiGroups: [""]
   resources: [events]

@@ -11,6 +11,7 @@ from finetune_api.names import (
     LABEL_JOB_UID,
     LABEL_MANAGED_BY,
     LABEL_QUEUE_NAME,
+    LABEL_WORKLOAD_PRIORITY,
     MANAGED_BY,
     TRAINER_CONTAINER,
 )
@@ -26,9 +27,20 @@ Manifest = dict[str, Any]
 
 
 def build_job(
-    spec: FineTuneJobSpec, owner: JobReference, attempt: int, *, trainer: TrainerSettings, reporting: ReportingConfig | None
+    spec: FineTuneJobSpec,
+    owner: JobReference,
+    attempt: int,
+    *,
+    trainer: TrainerSettings,
+    reporting: ReportingConfig | None,
+    failures: int = 0,
+    grace_seconds: int | None = None,
 ) -> Manifest:
-    """Return the Job of ``attempt``, owned by the FineTuneJob ``owner``."""
+    """Return the Job of ``attempt``, owned by the FineTuneJob ``owner``.
+
+    :param failures: crashes of former attempts, which have used up a part of ``backoffLimit``.
+    :param grace_seconds: time between SIGTERM and SIGKILL; the operator's setting by default.
+    """
     config = build_trainer_config(spec, owner, attempt, simulated_gpus=trainer.simulated_gpus, reporting=reporting)
     labels = {
         **spec.pod.labels,
@@ -37,21 +49,29 @@ def build_job(
         LABEL_JOB_UID: owner.uid,
         LABEL_ATTEMPT: str(attempt),
     }
-    queued = spec.scheduling.queue_name is not None
-    job_labels = {**labels, LABEL_QUEUE_NAME: spec.scheduling.queue_name} if queued else labels
+    queue = queue_of(spec, trainer.default_queue)
+    job_labels = dict(labels)
+    if queue is not None:
+        job_labels[LABEL_QUEUE_NAME] = queue
+    if spec.scheduling.workload_priority_class_name is not None:
+        job_labels[LABEL_WORKLOAD_PRIORITY] = spec.scheduling.workload_priority_class_name
     job_spec: Manifest = {
-        "backoffLimit": spec.backoff_limit,
+        "backoffLimit": max(0, spec.backoff_limit - failures),
         "completions": 1,
         "parallelism": 1,
         # A queue admits the Job by lifting its suspension.
-        "suspend": queued,
+        "suspend": queue is not None,
         # The next trainer must not start while the last one may still write.
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": build_failure_rules()},
         "template": {
             "metadata": {"labels": labels},
             "spec": build_pod_spec(
-                spec, config, image=trainer.image, image_pull_policy=trainer.image_pull_policy, grace_seconds=trainer.grace_seconds
+                spec,
+                config,
+                image=trainer.image,
+                image_pull_policy=trainer.image_pull_policy,
+                grace_seconds=grace_seconds or trainer.grace_seconds,
             ),
         },
     }
@@ -71,6 +91,11 @@ def build_job(
         },
         "spec": job_spec,
     }
+
+
+def queue_of(spec: FineTuneJobSpec | None, default: str) -> str | None:
+    """Return the LocalQueue that a run asks for; None leaves it to the cluster."""
+    return (spec.scheduling.queue_name if spec is not None else None) or default or None
 
 
 def build_failure_rules() -> list[Manifest]:

@@ -4,7 +4,7 @@ The generated models of the ``kubernetes`` package are slow, and kopf's own clie
 answers within :data:`REQUEST_TIMEOUT` or raises, and the work queue decides when to try again.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 from urllib.parse import urlencode
@@ -20,6 +20,8 @@ Manifest = dict[str, Any]
 
 REQUEST_TIMEOUT: Final = 15.0
 """Seconds that a single call may take."""
+SILENCE_SECONDS: Final = 90.0
+"""A watch in which nothing comes for so long, not even a bookmark, is dead."""
 CONNECTIONS: Final = 64
 """Connections to the API server at the most."""
 LIST_PAGE_SIZE: Final = 500
@@ -120,9 +122,9 @@ class KubeClient:
         """Close the connections."""
         await self._session.close()
 
-    async def get(self, resource: Resource, namespace: str | None, name: str) -> Manifest:
+    async def get(self, resource: Resource, namespace: str | None, name: str, *, subresource: str | None = None) -> Manifest:
         """Return one object, as the API server has it now."""
-        return await self._call("GET", resource.path(namespace, name))
+        return await self._call("GET", resource.path(namespace, name, subresource))
 
     async def list(self, resource: Resource, namespace: str | None = None, **selectors: str) -> Listing:
         """Return every object of a kind, in pages, as of one moment.
@@ -139,6 +141,39 @@ class KubeClient:
             token = page["metadata"].get("continue", "")
             if not token:
                 return Listing(items, version)
+
+    async def resources(self, group: str, version: str) -> frozenset[str]:
+        """Return the plurals of what the API server serves in a version of a group.
+
+        :raises ApiError: with status 404 where it serves none of it.
+        """
+        listing = await self._call("GET", f"/apis/{group}/{version}")
+        return frozenset(resource["name"] for resource in listing.get("resources", ()))
+
+    async def watch(self, resource: Resource, namespace: str | None, *, version: int, seconds: int) -> AsyncIterator[tuple[str, Manifest]]:
+        """Yield what happens to a kind of object after ``version``: the type of each event, and the object.
+
+        Ends after ``seconds``, or when the server says so. Bookmarks, which come about every minute, show that the stream is alive.
+
+        :raises ApiError: the stream could not be opened, broke, or fell silent.
+        """
+        query = {"watch": "true", "resourceVersion": str(version), "allowWatchBookmarks": "true", "timeoutSeconds": str(seconds)}
+        path = f"{resource.path(namespace)}?{urlencode(query)}"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT, sock_read=SILENCE_SECONDS)
+        try:
+            headers = await self._build_headers()
+            async with self._session.get(f"{self._configuration.host}{path}", headers=headers, timeout=timeout) as answer:
+                if answer.status >= 300:
+                    content = await answer.read()
+                    raise ApiError(answer.status, "", content[:512].decode(errors="replace"), f"WATCH {path}")
+                rest = b""
+                async for chunk in answer.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in filter(None, lines):
+                        event = orjson.loads(line)
+                        yield event["type"], event["object"]
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise ApiError(0, type(error).__name__, str(error), f"WATCH {path}") from error
 
     async def create(self, resource: Resource, namespace: str | None, manifest: Mapping[str, Any]) -> Manifest:
         """Create an object and return it."""
@@ -175,9 +210,7 @@ class KubeClient:
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, content_type: str = "application/json"
     ) -> Manifest:
-        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": self._user_agent}
-        if token := await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization"):
-            headers["Authorization"] = token
+        headers = {**await self._build_headers(), "Content-Type": content_type}
         data = orjson.dumps(body) if body is not None else None
         try:
             async with self._session.request(method, f"{self._configuration.host}{path}", headers=headers, data=data) as answer:
@@ -192,3 +225,9 @@ class KubeClient:
             raise ApiError(answer.status, parsed.get("reason", ""), parsed.get("message", ""), f"{method} {path}")
         manifest: Manifest = parsed
         return manifest
+
+    async def _build_headers(self) -> dict[str, str]:
+        headers = {"Accept": "application/json", "User-Agent": self._user_agent}
+        if token := await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization"):
+            headers["Authorization"] = token
+        return headers

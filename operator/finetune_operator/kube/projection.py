@@ -30,7 +30,11 @@ def _custom_resource(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _job(body: Mapping[str, Any]) -> dict[str, Any]:
-    return {"spec": _pick(body["spec"], "suspend", "activeDeadlineSeconds", "backoffLimit"), **_pick(body, "status")}
+    template = {"spec": _pick(body["spec"].get("template", {}).get("spec", {}), "terminationGracePeriodSeconds")}
+    return {
+        "spec": {**_pick(body["spec"], "suspend", "activeDeadlineSeconds", "backoffLimit"), "template": template},
+        **_pick(body, "status"),
+    }
 
 
 def _pod(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from datetime import datetime
 from finetune_api.progress import Metrics
 from finetune_api.reasons import Reason
 from finetune_api.status import Condition, ConditionType, FineTuneJobStatus, Phase
-from finetune_operator.objects import name_of
+from finetune_operator.objects import condition_of, holds, name_of, parse_time
 from finetune_operator.observation import Observation
-from finetune_operator.status.accounting import compute_account
+from finetune_operator.status.accounting import Account, compute_account
 from finetune_operator.status.conditions import State, build_conditions
 from finetune_operator.status.diagnosis import NEEDS_HELP, NOT_ADMITTED, Diagnosis, compute_diagnosis
 from finetune_operator.status.outcome import Verdict, compute_verdict, is_ending
+from finetune_operator.status.queueing import compute_queue_status
 
 
 def compute_status(observation: Observation, now: datetime) -> FineTuneJobStatus:
@@ -25,7 +26,7 @@ def compute_status(observation: Observation, now: datetime) -> FineTuneJobStatus
         return _ended(observation, verdict, now)
     if is_ending(observation):
         return previous  # the verdict follows; a write for the moment until then would say less
-    return _underway(observation, compute_diagnosis(observation), now)
+    return _underway(observation, compute_diagnosis(observation, now), now)
 
 
 def _refused(observation: Observation, now: datetime) -> FineTuneJobStatus:
@@ -52,7 +53,8 @@ def _underway(observation: Observation, diagnosis: Diagnosis, now: datetime) -> 
     running = diagnosis.phase is Phase.RUNNING
     suspended = diagnosis.phase is Phase.SUSPENDED
     admitted: bool | None = False if reason in NOT_ADMITTED or suspended else None
-    if running or diagnosis.phase is Phase.STARTING:
+    let_go = observation.workload is not None and holds(observation.workload, "Admitted") and not suspended
+    if running or diagnosis.phase is Phase.STARTING or let_go:
         admitted = True
     needs_help = reason in NEEDS_HELP
     states: list[State] = [
@@ -101,7 +103,9 @@ def _build(
 ) -> FineTuneJobStatus:
     spec = observation.spec
     gpus = spec.resources.gpus * spec.resources.nodes if spec is not None else observation.status.gpus or 0
-    account = compute_account(observation.status, observation.pods, gpus, now=now, stopped=stopped)
+    previous = observation.status
+    account = compute_account(previous, observation.pods, gpus, now=now, stopped=stopped)
+    queued_since, queued_seconds = _count_waiting(observation, account, phase, now)
     attempt = observation.attempt if observation.attempt is not None else observation.status.attempt
     return observation.status.model_copy(
         update={
@@ -114,9 +118,39 @@ def _build(
             "restarts": account.restarts,
             "gpus": gpus,
             "gpu_seconds": account.gpu_seconds,
+            "queue": compute_queue_status(observation),
+            "queued_since": queued_since,
+            "queued_seconds": queued_seconds,
+            "running_seconds": account.running_seconds,
+            "failures": account.failures,
+            "interruptions": account.interruptions,
+            "attempt_interruptions": (previous.attempt_interruptions if previous.attempt == attempt else 0)
+            + account.interruptions
+            - previous.interruptions,
             "start_time": account.start_time,
         }
     )
+
+
+def _count_waiting(observation: Observation, account: Account, phase: Phase, now: datetime) -> tuple[datetime | None, int]:
+    """Return since when the run waits (None while it doesn't), and the seconds that it has waited before.
+
+    The operator may have looked away: where the pods tell when a wait began or ended, they are believed.
+    """
+    previous = observation.status
+    since, seconds = previous.queued_since, previous.queued_seconds
+    if phase in (Phase.PENDING, Phase.QUEUED):
+        ended = account.pod.end_time if account.pod is not None else None
+        began = observation.created if previous.phase is None else ended if previous.phase is not Phase.SUSPENDED else None
+        return since or began or now, seconds
+    if since is None:
+        return None, seconds
+    placed = [
+        time
+        for pod in observation.pods
+        if (time := parse_time((condition_of(pod, "PodScheduled") or {}).get("lastTransitionTime"))) is not None and since <= time <= now
+    ]
+    return None, seconds + max(0, round(((placed[-1] if placed else now) - since).total_seconds()))
 
 
 def _conditions(observation: Observation, states: list[State], now: datetime) -> list[Condition]:

@@ -2,13 +2,15 @@
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from finetune_api.reasons import Reason
 from finetune_api.status import Phase
-from finetune_operator.objects import Object, condition_of, has_started, holds, is_over, name_of, trainer_status_of
+from finetune_operator.objects import Object, condition_of, has_started, holds, is_lost, is_over, name_of, trainer_status_of
 from finetune_operator.observation import Observation
-from finetune_operator.status.outcome import compute_pod_outcome, count_crashes
+from finetune_operator.status.outcome import budget_of, compute_pod_outcome, count_crashes
+from finetune_operator.status.queueing import describe_eviction, diagnose_queue
 
 _POD_IS_REFUSED: Final = re.compile(r'^Error creating: [Pp]ods? "[^"]*" is (?:forbidden|invalid): ')
 """The name of the pod differs with each try; without it the message stays the same, and nothing is written for it."""
@@ -28,10 +30,21 @@ NEEDS_HELP: Final = frozenset(
         Reason.POLICY_REFUSED,
         Reason.POD_CREATION_FAILED,
         Reason.NAME_TAKEN,
+        Reason.INADMISSIBLE,
+        Reason.DEACTIVATED,
     }
 )
 """Reasons that do not go away by waiting."""
-NOT_ADMITTED: Final = frozenset({Reason.QUEUED, Reason.QUOTA_EXCEEDED, Reason.POLICY_REFUSED, Reason.UNSCHEDULABLE})
+WAITS_IN_QUEUE: Final = frozenset({Reason.QUEUED, Reason.QUOTA_RESERVED, Reason.PREEMPTED})
+"""Reasons that are a queue's everyday work."""
+NOT_ADMITTED: Final = WAITS_IN_QUEUE | {
+    Reason.EVICTED,
+    Reason.INADMISSIBLE,
+    Reason.DEACTIVATED,
+    Reason.QUOTA_EXCEEDED,
+    Reason.POLICY_REFUSED,
+    Reason.UNSCHEDULABLE,
+}
 """Reasons for which the cluster holds a run back."""
 
 
@@ -44,12 +57,15 @@ class Diagnosis:
     message: str
 
 
-def compute_diagnosis(observation: Observation) -> Diagnosis:
+def compute_diagnosis(observation: Observation, now: datetime | None = None) -> Diagnosis:
     """Return where the run stands. It has not ended, and has a valid specification or at least a Job."""
     job, pod = observation.job, _current_pod(observation)
     alive = pod is not None and not is_over(pod)
     wants_suspension = observation.spec is not None and observation.spec.suspend
-    if wants_suspension and any(has_started(pod) and not is_over(pod) for pod in (*observation.pods, *observation.leftovers)):
+    if wants_suspension and any(
+        has_started(pod) and not is_over(pod) and (now is None or not is_lost(pod, now))
+        for pod in (*observation.pods, *observation.leftovers)
+    ):
         return Diagnosis(Phase.RUNNING, Reason.STOPPING, "Suspended: the trainer writes a checkpoint and stops.")
     if wants_suspension:
         return Diagnosis(Phase.SUSPENDED, Reason.SUSPENDED, "Suspended by spec.suspend; set it to false to go on from the last checkpoint.")
@@ -66,7 +82,7 @@ def compute_diagnosis(observation: Observation) -> Diagnosis:
     if pod is not None and alive:
         return _diagnose_pod(pod, observation)
     if holds(job, "Suspended") or job["spec"].get("suspend"):
-        return Diagnosis(Phase.QUEUED, Reason.QUEUED, _describe_queue(observation))
+        return _diagnose_suspended_job(observation)
     return _diagnose_absence(observation, pod)
 
 
@@ -79,6 +95,8 @@ def _current_pod(observation: Observation) -> Object | None:
 def _diagnose_pod(pod: Object, observation: Observation) -> Diagnosis:
     if has_started(pod):
         if "deletionTimestamp" in pod["metadata"]:
+            if observation.workload is not None and (eviction := describe_eviction(observation.workload)) is not None:
+                return Diagnosis(Phase.RUNNING, eviction[0], f"{eviction[1]} The trainer writes a checkpoint and stops.")
             return Diagnosis(
                 Phase.RUNNING, Reason.INTERRUPTED, "The pod was asked to stop: the trainer writes a checkpoint, and the next pod resumes."
             )
@@ -129,7 +147,9 @@ def _diagnose_absence(observation: Observation, last: Object | None) -> Diagnosi
     if outcome is not None and outcome.retry == "free":
         return Diagnosis(Phase.STARTING, Reason.INTERRUPTED, f"{outcome.message} The next pod resumes from the last checkpoint.")
     if outcome is not None and outcome.retry == "counted" and observation.job is not None:
-        message = f"{outcome.message} Retry {count_crashes(observation)} of {observation.job['spec']['backoffLimit']} follows."
+        budget = budget_of(observation)
+        used = budget - observation.job["spec"]["backoffLimit"] + count_crashes(observation)
+        message = f"{outcome.message} Retry {used} of {budget} follows."
         return Diagnosis(Phase.STARTING, Reason.RETRYING, message)
     if observation.warning is not None:
         return diagnose_refusal(observation.warning.get("message", ""))
@@ -155,9 +175,13 @@ def diagnose_refusal(words: str) -> Diagnosis:
     return Diagnosis(Phase.PENDING, Reason.POD_CREATION_FAILED, f"The pod can't be created: {detail}")
 
 
-def _describe_queue(observation: Observation) -> str:
-    queue = observation.spec.scheduling.queue_name if observation.spec is not None else None
-    return f"Waits in queue {queue}." if queue else "The Job is being resumed."
+def _diagnose_suspended_job(observation: Observation) -> Diagnosis:
+    job = observation.job
+    assert job is not None  # noqa: S101  # for the type checker; the caller has looked
+    if observation.queue_name is None and observation.workload is None and job["metadata"].get("generation") != 1:
+        return Diagnosis(Phase.QUEUED, Reason.QUEUED, "The Job is being resumed.")
+    reason, message = diagnose_queue(observation)
+    return Diagnosis(Phase.QUEUED, reason, message)
 
 
 def _asked_for_gpus(observation: Observation) -> bool:

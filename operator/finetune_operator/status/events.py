@@ -8,7 +8,7 @@ from finetune_api.names import API_VERSION, KIND
 from finetune_api.reasons import Reason
 from finetune_api.report import JobReference
 from finetune_api.status import ConditionType, FineTuneJobStatus, Phase
-from finetune_operator.status.diagnosis import NEEDS_HELP, NOT_ADMITTED
+from finetune_operator.status.diagnosis import NEEDS_HELP, NOT_ADMITTED, WAITS_IN_QUEUE
 
 Manifest = dict[str, Any]
 MAX_NOTE = 1024
@@ -21,7 +21,7 @@ def build_event(ref: JobReference, before: FineTuneJobStatus, after: FineTuneJob
     if new is None or (old is not None and old[0] == new[0]):
         return None
     reason, message = new
-    troubled = reason in NEEDS_HELP or reason in NOT_ADMITTED - {Reason.QUEUED} or after.phase is Phase.FAILED
+    troubled = reason in NEEDS_HELP or reason in NOT_ADMITTED - WAITS_IN_QUEUE or after.phase is Phase.FAILED
     if not troubled and reason in (Reason.WAITING_FOR_POD, Reason.STARTING):
         return None
     return build_event_manifest(ref, KIND, reason, message, now, warning=troubled or reason == Reason.RETRYING)

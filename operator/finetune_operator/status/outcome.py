@@ -76,10 +76,17 @@ def is_ending(observation: Observation) -> bool:
 
 
 def count_crashes(observation: Observation) -> int:
-    """Return how much of ``backoffLimit`` is used: by the pods that can be seen, or by the Job's own count, which comes later."""
+    """Return how much of the Job's ``backoffLimit`` is used: by the pods that can be seen, or by the Job's own count, which comes later."""
     outcomes = [outcome for pod in observation.pods if (outcome := compute_pod_outcome(pod)) is not None]
     counted = observation.job.get("status", {}).get("failed", 0) if observation.job is not None else 0
     return max(counted, sum(outcome.retry == "counted" for outcome in outcomes))
+
+
+def budget_of(observation: Observation) -> int:
+    """Return the run's ``backoffLimit``. Its Job has what former attempts have left of it."""
+    assert observation.job is not None  # noqa: S101  # for the type checker; the caller has looked
+    of_job: int = observation.job["spec"]["backoffLimit"]
+    return observation.spec.backoff_limit if observation.spec is not None else of_job
 
 
 def compute_verdict(observation: Observation) -> Verdict | None:
@@ -101,7 +108,7 @@ def compute_verdict(observation: Observation) -> Verdict | None:
     last = failed[-1]
     message = last.message
     if failure.get("reason") == "BackoffLimitExceeded":
-        message = f"{message} Given up after {_count(job['spec']['backoffLimit'], 'retry', 'retries')} (spec.backoffLimit)."
+        message = f"{message} Given up after {_count(budget_of(observation), 'retry', 'retries')} (spec.backoffLimit)."
     return Verdict(succeeded=False, reason=last.reason, message=message, summary=last.summary)
 
 

@@ -75,6 +75,7 @@ def test_every_field_is_documented(path: str) -> None:
 def test_every_optional_field_of_the_spec_may_be_left_out(path: str) -> None:
     """It has a default, or its object has a rule against adding and removing it, or it may change."""
     mutable = ("spec", "spec.activeDeadlineSeconds", "spec.ttlSecondsAfterFinished", "spec.scheduling.priorityClassName")
+    mutable += ("spec.scheduling.workloadPriorityClassName",)
     parent, _, name = path.rpartition(".")
     if path in mutable or parent.endswith("[]"):
         return

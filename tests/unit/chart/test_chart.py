@@ -18,6 +18,8 @@ WATCHING = [
     {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs/status", "finetunesweeps/status"], "verbs": ["get", "patch"]},
     {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["kueue.x-k8s.io"], "resources": ["workloads"], "verbs": ["get", "list", "watch", "patch"]},
+    {"apiGroups": ["visibility.kueue.x-k8s.io"], "resources": ["localqueues/pendingworkloads"], "verbs": ["get"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["list", "watch", "create", "patch"]},
 ]
 AUTHENTICATING = [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]
@@ -38,6 +40,8 @@ EVERYTHING = {
     "serviceAccount": {"annotations": {"example.com/role": "r"}},
     "development": {"simulatedGpus": True},
     "logging": {"level": "DEBUG", "format": "text"},
+    "kueue": {"enabled": True, "defaultQueue": "team"},
+    "accounting": {"gpuPrices": {"nvidia.com/gpu": 2.5}},
 }
 
 
@@ -84,6 +88,13 @@ def test_without_reports_a_namespaced_install_has_no_right_in_the_cluster(render
     assert not {each["kind"] for each in objects} & {"Service", "Secret", "ClusterRole", "ClusterRoleBinding"}
 
 
+def test_without_kueue_there_is_no_right_to_its_objects(render: Render) -> None:
+    objects = render({"kueue": {"enabled": False}})
+    groups = {group for rules in collect_rules(objects).values() for rule in rules for group in rule["apiGroups"]}
+    assert not [group for group in groups if "kueue" in group]
+    assert read_environment(objects)["FINETUNE_KUEUE"] == "false"
+
+
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
 def test_every_role_is_bound_to_the_operator_alone(render: Render, values: dict[str, Any]) -> None:
     objects = render(values)
@@ -104,7 +115,8 @@ def test_what_the_operator_watches_it_may_watch() -> None:
     allowed = {
         (rule["apiGroups"][0], resource) for rule in WATCHING for resource in rule["resources"] if {"list", "watch"} <= set(rule["verbs"])
     }
-    assert {(resource.group, resource.plural) for resource in SELECTORS} == allowed
+    watched = {(resource.group, resource.plural) for resource in SELECTORS} | {("kueue.x-k8s.io", "workloads")}
+    assert watched == allowed
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
@@ -167,6 +179,7 @@ def test_every_value_reaches_the_operator(render: Render) -> None:
             image=f"registry.test/finetune-trainer@sha256:{'0' * 64}",
             image_pull_policy="Always",
             grace_seconds=10000,
+            default_queue="team",
             simulated_gpus=True,
             report_service="",
         ),
@@ -176,6 +189,7 @@ def test_every_value_reaches_the_operator(render: Render) -> None:
         log_level="DEBUG",
         log_format="text",
         workers=32,
+        gpu_prices={"nvidia.com/gpu": 2.5},
     )
 
 

@@ -1,6 +1,6 @@
 """Restarts and GPU time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ def _account(previous: Account | None, pods: list[Manifest], *, now: float = 0, 
     status = FineTuneJobStatus()
     if previous is not None:
         status = FineTuneJobStatus(
-            pod=previous.pod, restarts=previous.restarts, gpu_seconds=previous.gpu_seconds, start_time=previous.start_time
+            **{field.name: getattr(previous, field.name) for field in fields(Account)},
         )
         status = FineTuneJobStatus.model_validate_json(status.model_dump_json(exclude_none=True))
     ordered = sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))

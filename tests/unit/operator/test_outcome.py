@@ -152,10 +152,11 @@ def test_a_permanent_fault_of_a_disrupted_pod_is_still_the_reason() -> None:
     assert _verdict(build_ended_pod(65, conditions=[DISRUPTED])).reason is Reason.DATA_INVALID
 
 
-def test_giving_up_says_after_how_many_retries() -> None:
+def test_giving_up_says_after_how_many_retries_of_all_attempts() -> None:
+    """This Job had one left of the three: two were used before it."""
     verdict = _verdict(build_ended_pod(1, name="a"), build_ended_pod(1, "boom", name="b"), end=BACKOFF, backoffLimit=1)
     assert verdict.reason is Reason.TRAINER_CRASHED
-    assert verdict.message.endswith("The end of its log: boom Given up after 1 retry (spec.backoffLimit).")
+    assert verdict.message.endswith("The end of its log: boom Given up after 3 retries (spec.backoffLimit).")
 
 
 def test_interruptions_are_not_the_reason_of_a_failure() -> None:
