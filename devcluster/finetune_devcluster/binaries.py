@@ -71,6 +71,7 @@ MODULES = (
     GoModule("gpu-plugin", {"gpu-plugin": "."}),
     GoModule("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}),
     GoModule("probe", {"probe": "."}),
+    GoModule("kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}),
 )
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")

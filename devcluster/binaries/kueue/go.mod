@@ -1,3 +1,4 @@
+// kueue, for the tests of its integration (`make kueue`). go.sum was begun from that of kueue itself: one of its modules is in no checksum database.
 module finetune.dev/devcluster/binaries/kueue
 
 go 1.26.0
