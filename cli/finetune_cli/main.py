@@ -11,7 +11,7 @@ try:
 except ModuleNotFoundError as missing:  # the distribution without its extra
     sys.exit(f"finetune: {missing.name} is not installed; install the command line with: pip install 'finetune-operator[cli]'")
 
-from finetune_cli.commands import logs, manifest, runs, submit
+from finetune_cli.commands import artifacts, estimate, logs, manifest, runs, submit
 from finetune_cli.exit_codes import CliExit
 
 
@@ -80,6 +80,7 @@ _WRITE, _RUNS, _RESULTS, _LOCAL = "Before a run", "Runs in a cluster", "Results"
 for _panel, _name, _command in (
     (_WRITE, "init", manifest.init),
     (_WRITE, "validate", manifest.validate),
+    (_WRITE, "estimate", estimate.estimate),
     (_RUNS, "submit", submit.submit),
     (_RUNS, "list", runs.list_runs),
     (_RUNS, "status", runs.status),
@@ -93,6 +94,7 @@ for _panel, _name, _command in (
     (_RESULTS, "compare", runs.compare),
 ):
     app.command(_name, rich_help_panel=_panel)(_command)
+app.add_typer(artifacts.artifacts_app, name="artifacts", rich_help_panel=_RESULTS)
 
 
 def main() -> None:
