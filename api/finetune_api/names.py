@@ -45,6 +45,8 @@ TRAINER_CONTAINER: Final = "trainer"
 
 ENV_CONFIG: Final = "FINETUNE_CONFIG"
 """Environment variable that holds the whole :class:`~finetune_api.trainer_config.TrainerConfig` as JSON."""
+ENV_REPORT_FILE: Final = "FINETUNE_REPORT_FILE"
+"""Environment variable of a local run: the file that its newest report is written to, instead of being sent."""
 ENV_POD_NAME: Final = "FINETUNE_POD_NAME"
 """Name of the trainer's pod, from the downward API."""
 ENV_PREFIX_MODEL: Final = "FINETUNE_MODEL_"

@@ -11,7 +11,7 @@ try:
 except ModuleNotFoundError as missing:  # the distribution without its extra
     sys.exit(f"finetune: {missing.name} is not installed; install the command line with: pip install 'finetune-operator[cli]'")
 
-from finetune_cli.commands import artifacts, estimate, logs, manifest, runs, submit
+from finetune_cli.commands import artifacts, estimate, local, logs, manifest, runs, submit
 from finetune_cli.exit_codes import CliExit
 
 
@@ -92,6 +92,8 @@ for _panel, _name, _command in (
     (_RUNS, "retry", runs.retry),
     (_RUNS, "gpus", runs.gpus),
     (_RESULTS, "compare", runs.compare),
+    (_LOCAL, "run", local.run),
+    (_LOCAL, "generate", local.generate),
 ):
     app.command(_name, rich_help_panel=_panel)(_command)
 app.add_typer(artifacts.artifacts_app, name="artifacts", rich_help_panel=_RESULTS)

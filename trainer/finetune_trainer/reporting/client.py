@@ -53,3 +53,19 @@ class ReportClient:
             connection.close()
         if not 200 <= status < 300:
             raise ReportRefused(status)
+
+
+class ReportFile:
+    """Leaves the newest report in a file, for a display on the same machine; a reader sees the old one or the new one, whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def send(self, body: bytes) -> None:
+        """Replace the file by ``body``.
+
+        :raises OSError: it can't be written.
+        """
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        partial.write_bytes(body)
+        partial.replace(self._path)

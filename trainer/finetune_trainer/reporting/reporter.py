@@ -2,21 +2,25 @@
 
 import http.client
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from finetune_api.names import REPORT_MAX_BYTES
+from finetune_api.names import ENV_REPORT_FILE, REPORT_MAX_BYTES
 from finetune_api.report import TrainerReport
 from finetune_api.trainer_config import ReportingConfig
-from finetune_trainer.reporting.client import ReportClient, ReportRefused
+from finetune_trainer.reporting.client import ReportClient, ReportFile, ReportRefused
 
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS: Final = 2.0
 """Longest wait for the last report."""
+FILE_SECONDS: Final = 0.5
+"""Shortest time between two reports to a file."""
 
 
 class Reporter:
@@ -41,13 +45,16 @@ class Reporter:
     def __enter__(self) -> Self:
         if self._config is not None:
             try:
-                client = ReportClient(self._config)
+                self._start(ReportClient(self._config), self._config.interval_seconds)
             except (ValueError, OSError) as error:
                 logger.warning("no reports are sent: reporting is not set up rightly: %s", error)
-                return self
-            self._thread = threading.Thread(target=self._work, args=(client, self._config.interval_seconds), name="reporter", daemon=True)
-            self._thread.start()
+        elif file := os.environ.get(ENV_REPORT_FILE):
+            self._start(ReportFile(Path(file)), FILE_SECONDS)
         return self
+
+    def _start(self, client: ReportClient | ReportFile, interval: float) -> None:
+        self._thread = threading.Thread(target=self._work, args=(client, interval), name="reporter", daemon=True)
+        self._thread.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
@@ -63,7 +70,7 @@ class Reporter:
             self._wake.set()
             self._thread.join(FLUSH_SECONDS)
 
-    def _work(self, client: ReportClient, interval: float) -> None:
+    def _work(self, client: ReportClient | ReportFile, interval: float) -> None:
         while not self._closing.is_set():
             self._wake.wait()
             self._wake.clear()
@@ -74,7 +81,7 @@ class Reporter:
             self._closing.wait(max(0.0, begun + interval - time.monotonic()))
         self._send(client)
 
-    def _send(self, client: ReportClient) -> None:
+    def _send(self, client: ReportClient | ReportFile) -> None:
         try:
             self._sequence += 1
             body = self._build(self._sequence).model_dump_json(exclude_none=True).encode()
