@@ -72,6 +72,7 @@ MODULES = (
     GoModule("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}),
     GoModule("probe", {"probe": "."}),
     GoModule("kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}),
+    GoModule("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
 )
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")

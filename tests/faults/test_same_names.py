@@ -26,7 +26,7 @@ def _paths(case: Case) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("moment", ["created", "Pending", "Running"])
+@pytest.mark.parametrize("moment", ["still to come", "created", "Pending", "Running"])
 async def test_restart_onto_an_older_cache(bench: Bench, figures: Figures, full: bool, moment: str) -> None:
     """The run has ended and its Job is gone; the operator restarts and is shown the past. It must not train again."""
     behind = 30.0 if full else 6.0
@@ -34,13 +34,21 @@ async def test_restart_onto_an_older_cache(bench: Bench, figures: Figures, full:
     clean = await measure_clean(bench, EXPIRE)
     async with bench.operate([case], start=False) as lane:
         case.script.hold = asyncio.Event()
+        older: dict[str, bytes] = {}
+        if moment == "still to come":
+            # No list shows the run; the watch then shows it as it was created, as if it were new.
+            older = {signature: await lane.proxy.take_snapshot(path) for signature, path in _paths(case).items()}
         await case.create(ttlSecondsAfterFinished=0)
-        if moment == "created":
+        if moment == "still to come":
+            await lane.start()
+        elif moment == "created":
             older = {"list finetunejobs": await lane.proxy.take_snapshot(_paths(case)["list finetunejobs"])}
             await lane.start()
         else:
+            pods_are_late = lane.proxy.add(Rule(HoldBack(3.0), signature="watch pods", active=moment == "Pending"))
             await lane.start()
-            await case.until_phase(moment if moment == "Running" else "Pending")
+            await case.until_phase(moment)
+            pods_are_late.active = False
             # The FineTuneJob of then, and no Job: what an API server shows whose caches are not equally old.
             older = {"list finetunejobs": await lane.proxy.take_snapshot(_paths(case)["list finetunejobs"])}
         case.script.hold.set()
