@@ -41,7 +41,7 @@ async def create(body: kopf.Body, spec: kopf.Spec, patch: kopf.Patch, memo: kopf
 
 
 @kopf.on.update("finetunejobs.finetune.dev", field="spec.suspend")
-async def suspend(body: kopf.Body, new: bool, memo: kopf.Memo, **_: Any) -> None:
+async def suspend(body: kopf.Body, new: bool, memo: kopf.Memo, **_: Any) -> None:  # noqa: FBT001  # kopf gives it by name
     name, namespace = body.status["jobName"], str(body.metadata.namespace)
     await memo.client.merge_patch(JOBS, namespace, name, {"spec": {"suspend": bool(new)}})
 
