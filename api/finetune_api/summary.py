@@ -39,12 +39,21 @@ class TrainerSummary(StoredModel):
 def encode_summary(summary: TrainerSummary) -> str:
     """Return ``summary`` as JSON of at most :data:`SUMMARY_MAX_BYTES` bytes.
 
-    What is too much goes in this order: every other point of the curve, the curve, the end of the message. Outcome, reason and
-    artifacts always stay; one artifact of the longest names there are always fits.
+    What is too much goes in this order: every other point of the curve, the curve, the base model's name at artifacts (it is the same for
+    all, and in the specification), the scores of tasks (they are in the manifest, too), the end of the message. Outcome, reason and
+    artifacts always stay; as many artifacts as there can be, of the longest names there are, always fit.
     """
     while len(text := _dump(summary)) > SUMMARY_MAX_BYTES and summary.metrics.history:
         thinned = summary.metrics.history[1::2] if len(summary.metrics.history) > 8 else []
         summary = summary.model_copy(update={"metrics": summary.metrics.model_copy(update={"history": thinned})})
+    if len(text) > SUMMARY_MAX_BYTES:
+        unnamed = [artifact.model_copy(update={"base_model": ""}) for artifact in summary.artifacts]
+        summary = summary.model_copy(update={"artifacts": [*summary.artifacts[:1], *unnamed[1:]]})
+        if len(text := _dump(summary)) > SUMMARY_MAX_BYTES and len(unnamed) > 1:
+            summary = summary.model_copy(update={"artifacts": unnamed})
+            if len(text := _dump(summary)) > SUMMARY_MAX_BYTES:
+                summary = summary.model_copy(update={"metrics": summary.metrics.model_copy(update={"tasks": []})})
+                text = _dump(summary)
     low, high = 0, len(summary.message)
     if len(text) <= SUMMARY_MAX_BYTES:
         return text.decode()

@@ -11,9 +11,10 @@ from finetune_api.rules import Obeys, Rule, check
 
 LOCAL_SCHEME: Final = "file"
 """Read and written by local runs only: the CRD refuses it, since a pod's own files mean nothing to its user."""
-MODEL_SCHEMES: Final = ("hf", "s3", "https", "pvc")
-DATASET_SCHEMES: Final = ("hf", "s3", "https", "pvc")
-OUTPUT_SCHEMES: Final = ("s3", "pvc")
+MODEL_SCHEMES: Final = ("hf", "s3", "gs", "https", "oci", "pvc")
+DATASET_SCHEMES: Final = ("hf", "s3", "gs", "https", "oci", "pvc")
+OUTPUT_SCHEMES: Final = ("s3", "gs", "pvc")
+PUSH_SCHEMES: Final = ("oci", "hf")
 MAX_URI_LENGTH: Final = 1024
 """Longest URI in bytes, so that an artifact's always fits in a termination message."""
 
@@ -55,10 +56,18 @@ def _form(scheme: str, pattern: str, form: str) -> Rule:
     )
 
 
+_REPOSITORY: Final = "[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+_TAG: Final = "[A-Za-z0-9_][-A-Za-z0-9._]*"
 _HUB_NAME: Final = "[A-Za-z0-9][-A-Za-z0-9._]*"
 _FORM_RULES: Final = {
     "hf": _form("hf", f"{_HUB_NAME}/{_HUB_NAME}(/[^@]*)?$", "hf://organisation/name; a revision goes in the field revision"),
     "s3": _form("s3", "[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?(/|$)", "s3://bucket/path"),
+    "gs": _form("gs", "[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?(/|$)", "gs://bucket/path"),
+    "oci": _form(
+        "oci",
+        f"{_HOST}(:{_PORT})?/{_REPOSITORY}(:{_TAG})?(@sha256:[0-9a-f]{{64}})?$",
+        "oci://registry/repository:tag or oci://registry/repository@sha256:digest, the repository in lower case",
+    ),
     "https": _form("https", f"{_HOST}(:{_PORT})?/+[^/]", "https://host/path"),
     "pvc": _form("pvc", f"{_DNS_NAME}/+[^/]", "pvc://claim/path, a path in a claim that lies beside the FineTuneJob"),
     LOCAL_SCHEME: _form(LOCAL_SCHEME, "/", "file:///absolute/path"),
@@ -69,7 +78,8 @@ _FORM_RULES: Final = {
 class Location:
     """A URI taken apart: ``scheme://authority/path``.
 
-    ``authority`` is the bucket (``s3``), host (``https``), organisation (``hf``) or claim (``pvc``); empty for ``file``.
+    ``authority`` is the bucket (``s3``, ``gs``), host (``https``), registry (``oci``), organisation (``hf``) or claim (``pvc``);
+    empty for ``file``.
     ``path`` has no leading slash, but for ``file``, where it is absolute.
     """
 
@@ -114,3 +124,12 @@ EndpointUrl = Annotated[str, Field(max_length=512, pattern=f"^https?://{_HOST}(:
 ModelUri = Annotated[_Uri, Obeys(*build_uri_rules(MODEL_SCHEMES))]
 DatasetUri = Annotated[_Uri, Obeys(*build_uri_rules(DATASET_SCHEMES))]
 OutputUri = Annotated[_Uri, Obeys(*build_uri_rules(OUTPUT_SCHEMES))]
+
+_PUSH_RULES: Final = (
+    Rule.matching(f"^({'|'.join(PUSH_SCHEMES)})://", f"must begin with one of {', '.join(f'{scheme}://' for scheme in PUSH_SCHEMES)}"),
+    *_GENERAL_RULES,
+    *(_FORM_RULES[scheme] for scheme in PUSH_SCHEMES),
+    Rule.refusing("@", "must name a tag to push to, not a digest"),
+    Rule.refusing("^hf://[^/]*/[^/]*/", "must have the form hf://organisation/name"),
+)
+PushUri = Annotated[str, Field(min_length=1, max_length=160), Obeys(*_PUSH_RULES)]

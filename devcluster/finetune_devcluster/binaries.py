@@ -72,12 +72,13 @@ MODULES = (
     GoModule("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}),
     GoModule("probe", {"probe": "."}),
     GoModule("kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}),
-    GoModule("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
+    GoModule("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"}),
+    GoModule("fake-gcs-server", {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"}),
 )
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 NODE = (*CONTROL_PLANE, "kubelet", "kube-proxy", "coredns", "versitygw", "pause", "gpu-plugin")
-ALL = (*NODE, "helm")
+ALL = (*NODE, "helm", "registry", "fake-gcs-server")
 
 
 def compute_key(module: GoModule, architecture: str) -> str:

@@ -3,7 +3,7 @@
 from finetune_api.spec.evaluation import EvaluationSpec, GenerationSpec, SamplesSpec, TaskSpec
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import AdapterSpec, MethodSpec, QuantizationSpec
-from finetune_api.spec.output import OutputSpec
+from finetune_api.spec.output import GgufSpec, OutputSpec, PushSpec
 from finetune_api.spec.placement import PodSpec, ResourcesSpec, SchedulingSpec, Toleration
 from finetune_api.spec.source import DatasetSpec, EvalDatasetSpec, ModelSpec, SecretReference
 from finetune_api.spec.training import CheckpointSpec, TrainingSpec
@@ -16,10 +16,12 @@ __all__ = [
     "EvaluationSpec",
     "FineTuneJobSpec",
     "GenerationSpec",
+    "GgufSpec",
     "MethodSpec",
     "ModelSpec",
     "OutputSpec",
     "PodSpec",
+    "PushSpec",
     "QuantizationSpec",
     "ResourcesSpec",
     "SamplesSpec",

@@ -9,6 +9,7 @@ from finetune_api.names import (
     ENV_PREFIX_EVAL,
     ENV_PREFIX_MODEL,
     ENV_PREFIX_OUTPUT,
+    ENV_PREFIX_PUSH,
     ENV_PREFIX_TASK,
     PVC_MOUNT_ROOT,
     TERMINATION_MESSAGE_PATH,
@@ -123,6 +124,7 @@ def _build_env_from(spec: FineTuneJobSpec) -> list[Manifest]:
         (ENV_PREFIX_DATASET, spec.dataset.credentials_secret),
         (ENV_PREFIX_EVAL, spec.dataset.eval.credentials_secret if spec.dataset.eval else None),
         (ENV_PREFIX_OUTPUT, spec.output.credentials_secret),
+        *((number_prefix(ENV_PREFIX_PUSH, index), push.credentials_secret) for index, push in enumerate(spec.output.push)),
         *((number_prefix(ENV_PREFIX_TASK, index), task.credentials_secret) for index, task in enumerate(spec.evaluation.tasks)),
     ]
     return [{"prefix": prefix, "secretRef": {"name": secret.name}} for prefix, secret in references if secret]

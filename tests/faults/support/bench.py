@@ -197,13 +197,21 @@ class Bench:
                     return Case(self, namespace)
 
     @asynccontextmanager
-    async def operate(self, cases: Sequence[Case], *, seed: int = 0, start: bool = True, **environ: str) -> AsyncIterator[Lane]:
-        """Run an operator for ``cases`` behind a proxy; at the end it is killed and the namespaces are asked to go."""
+    async def operate(
+        self, cases: Sequence[Case], *, seed: int = 0, start: bool = True, reports: bool = False, **environ: str
+    ) -> AsyncIterator[Lane]:
+        """Run an operator for ``cases`` behind a proxy; at the end it is killed and the namespaces are asked to go.
+
+        With ``reports`` it has its receiver.
+        """
         namespaces = tuple(case.namespace for case in cases)
         folder = self.folder / namespaces[0]
         folder.mkdir()
         async with FaultProxy(self._kubeconfig, folder, seed=seed) as proxy:
-            lane = Lane(proxy, OperatorProcess(proxy.kubeconfig, namespaces, folder / "operator.log", **environ), namespaces)
+            operator = OperatorProcess(proxy.kubeconfig, namespaces, folder / "operator.log", **environ)
+            if reports:
+                operator.configure(FINETUNE_REPORT_SERVICE=f"localhost:{operator.report_port}")
+            lane = Lane(proxy, operator, namespaces)
             try:
                 if start:
                     await lane.start()

@@ -9,12 +9,13 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import aiohttp
+from kubernetes.aio.config import kube_config
 
 from finetune_devcluster.ports import find_free_ports
 
@@ -34,9 +35,13 @@ def run_operator(environ: Mapping[str, str], log: str) -> None:
         del os.environ[name]
     os.environ.update(environ)
     sys.argv = ["finetune-operator"]
-    from finetune_operator.main import main
+    # The library reads the variable when it is imported, which was before the fork.
+    kube_config.KUBE_CONFIG_DEFAULT_LOCATION = environ["KUBECONFIG"]
+    import finetune_operator.main as program
 
-    main()
+    if skew := float(environ.get("FAULTS_CLOCK_SKEW", "0")):
+        program._now = lambda: datetime.now(UTC) + timedelta(seconds=skew)
+    program.main()
 
 
 class OperatorProcess:
@@ -70,6 +75,13 @@ class OperatorProcess:
         """How the last process ended; None while it runs."""
         return self._process.exitcode if self._process is not None else None
 
+    def configure(self, **environ: str) -> None:
+        """Change the environment of the processes that are started from now on.
+
+        Beside the operator's own variables there is FAULTS_CLOCK_SKEW: seconds that its clock is ahead.
+        """
+        self._environ |= environ
+
     def start(self) -> None:
         """Start a process."""
         assert not self.is_alive
@@ -89,9 +101,7 @@ class OperatorProcess:
                 await asyncio.sleep(0.01)
 
     async def wait_until_ready(self, seconds: float = 60.0, *, may_end: bool = False) -> None:
-        """Wait until the operator says that it is ready, and the second is over in which it began.
-
-        What is created then is young enough to be known as its own to carry out; by the second, for so are times of creation.
+        """Wait until the operator says that it is ready.
 
         :raises AssertionError: it ended (unless it ``may_end``, and someone starts it again), or took longer.
         """
@@ -102,12 +112,11 @@ class OperatorProcess:
                     try:
                         async with session.get(url) as answer:
                             if answer.status == 200:
-                                break
+                                return
                     except aiohttp.ClientError:
                         pass
                     assert may_end or self.is_alive, f"the operator ended with {self.exit_code}:\n{self.read_log()}"
                     await asyncio.sleep(0.05)
-                await asyncio.sleep(1 - time.time() % 1)
         except TimeoutError:
             raise AssertionError(f"the operator was not ready within {seconds:.0f} s:\n{self.read_log()}") from None
 

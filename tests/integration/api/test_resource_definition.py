@@ -142,6 +142,9 @@ OTHER_VALUES: dict[str, Any] = {
     "pod.imagePullSecrets": [],
     "evaluation.samples.prompts": [],
     "evaluation.tasks": [],
+    "output.merged": False,
+    "output.gguf.type": "f16",
+    "output.push": [],
 }
 MUTABLE = {"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "scheduling.priorityClassName"}
 SINGLE_VALUED = {"method.objective", "method.adapter.type", "resources.nodes"}

@@ -49,7 +49,8 @@ def assert_agreement(cluster: Cluster, **sections: Manifest) -> None:
     assert server_accepts(cluster, manifest) is accepted, sections
 
 
-AUTHORITIES = """host bucket.name org a A-b a_b a. -a user@host h:80 h:0 h:70000 h:65535 h: 1.2.3.4 1.2 0x7f.1 0x7f000001 0177.1 [::1]
+AUTHORITIES = """r.io/a:v1 r.io/a/b
+host bucket.name org a A-b a_b a. -a user@host h:80 h:0 h:70000 h:65535 h: 1.2.3.4 1.2 0x7f.1 0x7f000001 0177.1 [::1]
 1234 1a.2 x.1 127.0.0.1. 127.0.0.1:80 é 0xg.com"""
 authorities = st.sampled_from(["", "a b", *AUTHORITIES.split()])
 segments = st.one_of(
@@ -58,10 +59,10 @@ segments = st.one_of(
     ),
     st.text(st.characters(codec="utf-8", exclude_categories=["Cn", "Cs"]), max_size=4),
 )
-schemes = st.sampled_from(["hf", "s3", "https", "pvc"])
+schemes = st.sampled_from(["hf", "s3", "gs", "https", "oci", "pvc"])
 uris = st.builds(
     lambda scheme, separator, authority, path: scheme + separator + "/".join([authority, *path]),
-    st.one_of(schemes, schemes, st.sampled_from(["http", "gs", "HF", ""])),
+    st.one_of(schemes, schemes, st.sampled_from(["http", "ftp", "HF", ""])),
     st.sampled_from(["://", "://", "://", "://", ":/", ":", ":///"]),
     authorities,
     st.lists(segments, max_size=4),

@@ -89,6 +89,10 @@ BEYOND_JSON_SCHEMA = (
     "topP without a temperature",
     "beams drawn at random",
     "task twice",
+    "push of a merged model that is not made",
+    "push of a GGUF file that is not made",
+    "push to the same place twice",
+    "long output with several artifacts",
 )
 """Faults that an editor doesn't show; the API server and `finetune validate` do."""
 

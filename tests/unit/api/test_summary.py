@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from finetune_api.artifact import Artifact
 from finetune_api.base import format_time
 from finetune_api.names import SUMMARY_MAX_BYTES
-from finetune_api.progress import DatasetCounts, LossPoint, Metrics, Progress
+from finetune_api.progress import DatasetCounts, LossPoint, Metrics, Progress, TaskScore
 from finetune_api.reasons import Reason
+from finetune_api.spec.evaluation import MAX_TASKS
+from finetune_api.spec.output import MAX_PUSHES, MAX_SHORT_URI_LENGTH
 from finetune_api.summary import TrainerSummary, decode_summary, encode_summary
 from finetune_api.uri import MAX_URI_LENGTH
 
@@ -112,6 +114,39 @@ def test_the_longest_names_of_an_artifact_fit(metrics: Metrics, progress: Progre
     read = decode_summary(text)
     assert read is not None
     assert read.artifacts == [artifact.model_copy(update={"created_time": read.artifacts[0].created_time})]
+
+
+@given(metrics=metrics, progress=progress, message=texts)
+@settings(max_examples=30)
+def test_as_many_artifacts_as_there_can_be_fit(metrics: Metrics, progress: Progress, message: str) -> None:
+    """The adapter, the merged model, the GGUF file and three copies, each of the longest URI; and eight tasks."""
+    longest = "文" * (MAX_SHORT_URI_LENGTH // 3)
+    artifacts = [
+        Artifact(
+            name="adapter",
+            format="transformers",
+            uri=f"{longest}{'x' * 41}",
+            digest=f"sha256:{'a' * 64}",
+            size_bytes=2**53,
+            base_model="文" * (MAX_URI_LENGTH // 3) + f"@{'r' * 128}",
+            created_time=progress.last_updated_time,
+        )
+        for _ in range(3 + MAX_PUSHES)
+    ]
+    tasks = [TaskScore(name="n" * 32, base_score=0.12345, score=0.12345, examples=10_000) for _ in range(MAX_TASKS)]
+    summary = TrainerSummary(
+        outcome="completed",
+        reason=Reason.COMPLETED,
+        message=message,
+        metrics=metrics.model_copy(update={"tasks": tasks}),
+        progress=progress,
+        artifacts=artifacts,
+    )
+    text = encode_summary(summary)
+    assert len(text.encode()) <= SUMMARY_MAX_BYTES
+    read = decode_summary(text)
+    assert read is not None
+    assert [(a.uri, a.digest) for a in read.artifacts] == [(a.uri, a.digest) for a in artifacts]
 
 
 def test_a_small_one_loses_nothing() -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -14,7 +14,10 @@ from finetune_trainer.errors import ConfigInvalid, DataInvalid, SourceUnavailabl
 from finetune_trainer.storage.credentials import Credentials
 from finetune_trainer.storage.faults import Role
 from finetune_trainer.storage.hub import HubRepository
+from finetune_trainer.storage.images import pull_image
+from finetune_trainer.storage.local import LocalStore
 from finetune_trainer.storage.opening import open_store
+from finetune_trainer.storage.registry import Registry
 from finetune_trainer.storage.retry import RetryPolicy
 from finetune_trainer.storage.store import Store, StoredFile
 from finetune_trainer.storage.transfer import download_files
@@ -59,6 +62,10 @@ def fetch_dataset(
     location = parse_uri(dataset.uri)
     if location.scheme == "hf":
         return _fetch_from_hub(dataset, credentials, folder, role, policy)
+    if location.scheme == "oci":
+        digest = pull_image(Registry(dataset.uri, role, credentials, dataset.endpoint_url, policy), folder)
+        fetched = _fetch_folder(LocalStore(dataset.uri, role, folder, policy or RetryPolicy()), folder, role)
+        return replace(fetched, revision=digest)
     field = "dataset" if role == "dataset" else "dataset.eval"
     parent, _, name = dataset.uri.rstrip("/").rpartition("/")
     if data_suffix(name) is not None and not parent.endswith("/"):

@@ -15,21 +15,23 @@ ADAPTER_FOLDER: Final = "adapter"
 """Folder of the published adapter below ``output.uri``."""
 
 
-def find_finished(output: Store, job_uid: str) -> tuple[Artifact, ArtifactManifest] | None:
-    """Return the adapter that this run has published already, verified; None where there is none, or it is damaged or another run's."""
+def find_finished(output: Store, job_uid: str, kind: str = ADAPTER_FOLDER) -> tuple[Artifact, ArtifactManifest] | None:
+    """Return the adapter (or another ``kind`` of artifact, in the folder of that name) that this run has published already, verified; None
+    where there is none, or it is damaged or another run's.
+    """
     try:
-        manifest = read_manifest(output, ADAPTER_FOLDER)
+        manifest = read_manifest(output, kind)
         if manifest is None:
             return None
-        if manifest.kind != "adapter" or manifest.job_uid != job_uid:
-            logger.warning("%s holds the adapter of run %s; it is replaced at the end", output.locate(ADAPTER_FOLDER), manifest.job_uid)
+        if manifest.kind != kind or manifest.job_uid != job_uid:
+            logger.warning("%s holds an artifact of run %s; it is replaced at the end", output.locate(kind), manifest.job_uid)
             return None
-        manifest = verify(output, ADAPTER_FOLDER)
+        manifest = verify(output, kind)
     except DamagedArtifact as error:
-        logger.warning("an earlier adapter is not used: %s", error)
+        logger.warning("an earlier %s is not used: %s", kind, error)
         return None
-    content = output.read(f"{ADAPTER_FOLDER}/{MANIFEST_NAME}", 4 * 2**20) or encode_manifest(manifest)
-    return build_artifact(output.locate(ADAPTER_FOLDER), manifest, content), manifest
+    content = output.read(f"{kind}/{MANIFEST_NAME}", 4 * 2**20) or encode_manifest(manifest)
+    return build_artifact(output.locate(kind), manifest, content), manifest
 
 
 def check_same_inputs(manifest: ArtifactManifest, model_digest: str | None, dataset_digest: str) -> None:

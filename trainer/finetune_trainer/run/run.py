@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from finetune_api.artifact import Artifact
+from finetune_api.artifact import Artifact, ArtifactManifest
 from finetune_api.exit_codes import OUTCOMES, ExitCode
 from finetune_api.names import ENV_PREFIX_DATASET, ENV_PREFIX_EVAL, ENV_PREFIX_MODEL, ENV_PREFIX_OUTPUT
 from finetune_api.progress import DatasetCounts, Metrics
@@ -21,16 +21,18 @@ from finetune_trainer.ending import is_out_of_memory
 from finetune_trainer.errors import Interrupted, OutOfMemory, StorageFailed
 from finetune_trainer.evaluation import Evaluation, Judge, load_tasks
 from finetune_trainer.evaluation.judge import When
+from finetune_trainer.exporting.gguf_support import check_gguf
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import quieten_libraries
 from finetune_trainer.reporting import Reporter
 from finetune_trainer.run.checkpointing import CheckpointUploader, read_run_state
+from finetune_trainer.run.exporting import Exporter
 from finetune_trainer.run.judging import build_judge
 from finetune_trainer.run.preload import Preload
 from finetune_trainer.run.progress import RunProgress
 from finetune_trainer.run.resuming import ADAPTER_FOLDER, check_same_inputs, find_finished, warn_of_other_versions
 from finetune_trainer.run.versions import collect_versions
-from finetune_trainer.storage import Credentials, open_store
+from finetune_trainer.storage import Credentials, Store, open_store
 from finetune_trainer.storage.models import FetchedModel, fetch_model
 
 logger = logging.getLogger(__name__)
@@ -80,7 +82,9 @@ class Run:
             self._delete_checkpoints(checkpoints)
             self.progress.total_steps = manifest.total_steps
             self.progress.restore(manifest.step, config.training.epochs, 0, [], {})
-            return self._summarise_completion(artifact, Metrics.model_validate({**manifest.metrics, "tasks": manifest.tasks}))
+            return self._summarise_completion(
+                self._export(output, finished), Metrics.model_validate({**manifest.metrics, "tasks": manifest.tasks})
+            )
 
         # Data and model
         with Preload():  # the libraries take seconds to import: meanwhile, files come in
@@ -101,6 +105,8 @@ class Run:
 
         quieten_libraries()
         architecture = check_architecture(base.path, config.model.uri)
+        if config.output.gguf is not None:
+            check_gguf(base.path, config.model.uri)
         self.progress.enter("preparing")
         reporter.notify()
         tokenizer = load_tokenizer(base.path, config.model.uri)
@@ -123,9 +129,29 @@ class Run:
         trainer = self._train(model, tokenizer, data, device, checkpoints, checkpoint, reporter)
         self.progress.enter("publishing")
         reporter.notify()
-        artifact = self._publish(trainer, tokenizer, data.counts)
+        self._publish(trainer, tokenizer, data.counts)
         self._delete_checkpoints(checkpoints)
-        return self._summarise_completion(artifact, None)
+        published = find_finished(output, config.job.uid)
+        if published is None:
+            raise StorageFailed(
+                f"{output.locate(ADAPTER_FOLDER)} has changed since it was published; is another run writing to output.uri?"
+            )
+        del trainer, model  # its memory is the merged model's now
+        return self._summarise_completion(self._export(output, published), None)
+
+    def _export(self, output: Store, adapter: tuple[Artifact, ArtifactManifest]) -> list[Artifact]:
+        """Publish the other forms of the adapter, and push copies."""
+        spec = self.config.output
+        if not (spec.merged or spec.gguf or spec.push):
+            return [adapter[0]]
+        self.progress.enter("publishing")
+        exporter = Exporter(self.config, output, self._environ, self._folder / "export", self._fetch_base)
+        return exporter.export(adapter)
+
+    def _fetch_base(self) -> FetchedModel:
+        if self._base is None:
+            self._base = fetch_model(self.config.model, self._credentials(ENV_PREFIX_MODEL), self._folder / "model")
+        return self._base
 
     def _train(
         self,
@@ -273,16 +299,16 @@ class Run:
     def _log_time(self, what: str) -> None:
         logger.info("%s after %.1f s", what, time.monotonic() - self._begun)
 
-    def _summarise_completion(self, artifact: Artifact, metrics: Metrics | None) -> TrainerSummary:
+    def _summarise_completion(self, artifacts: list[Artifact], metrics: Metrics | None) -> TrainerSummary:
         progress, measured = self.progress.measure()
         return TrainerSummary(
             outcome="completed",
             reason=OUTCOMES[ExitCode.COMPLETED].reason,
-            message=f"trained {self.progress.step} steps; the adapter is published and verified",
+            message=f"trained {self.progress.step} steps; {_name_artifacts(artifacts)} published and verified",
             progress=progress,
             metrics=metrics or measured,
             dataset=self.progress.dataset,
-            artifacts=[artifact],
+            artifacts=artifacts,
             device=self.progress.device,
         )
 
@@ -316,3 +342,8 @@ def _longest(data: PreparedData) -> int:
 
     columns = [rows.data.column("input_ids") for rows in (data.train, data.eval) if rows is not None]
     return max(int(pc.max(pc.list_value_length(column)).as_py()) for column in columns)
+
+
+def _name_artifacts(artifacts: list[Artifact]) -> str:
+    names = list(dict.fromkeys(artifact.name for artifact in artifacts))
+    return "the adapter is" if len(names) == 1 else f"{', '.join(names)} are"

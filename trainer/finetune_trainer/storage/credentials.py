@@ -16,6 +16,10 @@ KEYS = (
     "HF_TOKEN",
     "HF_ENDPOINT",
     "HTTP_BEARER_TOKEN",
+    "OCI_USERNAME",
+    "OCI_PASSWORD",
+    ".dockerconfigjson",
+    "GOOGLE_APPLICATION_CREDENTIALS_JSON",
 )
 """Keys that a Secret named in ``credentialsSecret`` may have."""
 
@@ -36,6 +40,10 @@ class Credentials:
     hub_token: str | None = field(default=None, repr=False)
     hub_endpoint: str | None = None
     bearer_token: str | None = field(default=None, repr=False)
+    oci_username: str | None = None
+    oci_password: str | None = field(default=None, repr=False)
+    docker_config: str | None = field(default=None, repr=False)
+    google_key: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_environ(cls, prefix: str, environ: Mapping[str, str] | None = None) -> Self:

@@ -66,6 +66,12 @@ _PASSING_TYPES = {
     "ServerDisconnectedError",
     "TransportError",
     "SizeMismatch",
+    # requests and Google's clients
+    "ConnectionError",
+    "Timeout",
+    "ChunkedEncodingError",
+    "ContentDecodingError",
+    "DataCorruption",
 }
 _FORBIDDEN_TYPES = {"NoCredentialsError", "PartialCredentialsError", "NoAuthTokenError", "GatedRepoError", "TokenRetrievalError"}
 _UNTRUSTED_TYPES = {"SSLCertVerificationError", "ClientConnectorCertificateError", "SSLCertificateError"}
@@ -142,7 +148,7 @@ def _http_status(error: BaseException) -> int | None:
     if isinstance(response, dict):  # botocore
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:  # huggingface_hub and httpx: response.status_code; aiohttp: status
-        status = getattr(response, "status_code", None) or getattr(error, "status", None)
+        status = getattr(response, "status_code", None) or getattr(error, "status", None) or getattr(error, "code", None)
     return status if isinstance(status, int) and status >= 300 else None
 
 

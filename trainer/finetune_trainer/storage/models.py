@@ -4,7 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,10 @@ from finetune_trainer.errors import ConfigInvalid, SourceUnavailable
 from finetune_trainer.storage.credentials import Credentials
 from finetune_trainer.storage.digest import combine_digests, digest_files
 from finetune_trainer.storage.hub import HubRepository
+from finetune_trainer.storage.images import pull_image
+from finetune_trainer.storage.local import LocalStore
 from finetune_trainer.storage.opening import open_store
+from finetune_trainer.storage.registry import Registry
 from finetune_trainer.storage.retry import RetryPolicy
 from finetune_trainer.storage.store import Store, StoredFile
 from finetune_trainer.storage.transfer import download_files
@@ -83,6 +86,9 @@ def fetch_model(
     scheme = parse_uri(model.uri).scheme
     if scheme == "hf":
         return _fetch_from_hub(model, credentials, folder, policy)
+    if scheme == "oci":
+        digest = pull_image(Registry(model.uri, "model", credentials, model.endpoint_url, policy), folder)
+        return replace(_use_in_place(LocalStore(model.uri, "model", folder, policy or RetryPolicy()), folder), revision=digest)
     store = open_store(model.uri, "model", credentials, model.endpoint_url, policy, volume_root)
     if (local := store.local_path("")) is not None:
         return _use_in_place(store, local)

@@ -30,7 +30,7 @@ def open_store(
     policy: RetryPolicy | None = None,
     volume_root: str | None = None,
 ) -> Store:
-    """Return the store that ``uri`` (``s3``, ``https``, ``file`` or ``pvc``) names. Nothing is contacted yet.
+    """Return the store that ``uri`` (``s3``, ``gs``, ``https``, ``file`` or ``pvc``) names. Nothing is contacted yet.
 
     :param endpoint_url: endpoint of an S3-compatible store; goes before the one in ``credentials``. Such stores are addressed by path.
     :param volume_root: folder that claims are mounted in: by default the one that the operator mounts them in.
@@ -45,6 +45,10 @@ def open_store(
         return LocalStore(uri, role, Path(location.path), policy)
     if location.scheme == "pvc":
         return LocalStore(uri, role, Path(volume_root or _find_volume_root(), location.authority, location.path), policy)
+    if location.scheme == "gs":
+        from finetune_trainer.storage.gcs import GcsStore  # noqa: PLC0415  as below
+
+        return GcsStore(uri, role, location.authority, location.path, credentials, endpoint_url, policy)
     if location.scheme in ("s3", "https"):
         from finetune_trainer.storage.remote import HttpStore, S3Store  # noqa: PLC0415  local runs need no network client
 
