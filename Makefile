@@ -35,6 +35,7 @@ lint: setup ## Style, types, layers, and that generated files are as generated
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(PYTHON) -m finetune_api.generate --check
+	$(PYTHON) -m finetune_cli.reference --check
 
 .PHONY: unit
 unit: setup ## Tests that need no cluster and no training library
@@ -78,6 +79,7 @@ $(UV):
 .PHONY: generate
 generate: setup ## Write the CRD, the editors' schema and the reference anew from the models
 	$(PYTHON) -m finetune_api.generate
+	$(PYTHON) -m finetune_cli.reference
 
 .PHONY: format
 format: setup ## Format the code and mend what ruff can

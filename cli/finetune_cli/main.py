@@ -11,7 +11,7 @@ try:
 except ModuleNotFoundError as missing:  # the distribution without its extra
     sys.exit(f"finetune: {missing.name} is not installed; install the command line with: pip install 'finetune-operator[cli]'")
 
-from finetune_cli.commands import artifacts, estimate, local, logs, manifest, runs, submit
+from finetune_cli.commands import artifacts, estimate, local, logs, manifest, runs, shells, submit
 from finetune_cli.exit_codes import CliExit
 
 
@@ -94,6 +94,7 @@ for _panel, _name, _command in (
     (_RESULTS, "compare", runs.compare),
     (_LOCAL, "run", local.run),
     (_LOCAL, "generate", local.generate),
+    (_LOCAL, "completion", shells.completion),
 ):
     app.command(_name, rich_help_panel=_panel)(_command)
 app.add_typer(artifacts.artifacts_app, name="artifacts", rich_help_panel=_RESULTS)

@@ -60,11 +60,15 @@ def print_bodies(bodies: Sequence[Mapping[str, Any]], form: OutputFormat, *, as_
         print_data(dict(bodies[0]), form)
 
 
-def build_table(titles: Iterable[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = ()) -> Table:
-    """Return a table without frames, as kubectl's: it stays whole when it is piped."""
+def build_table(titles: Iterable[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = (), fold: str = "") -> Table:
+    """Return a table without frames, as kubectl's: it stays whole when it is piped.
+
+    :param right: columns of numbers.
+    :param fold: the column that goes on in the next line where the terminal is too narrow.
+    """
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 3, 0, 0))
     for title in titles:
-        table.add_column(title, no_wrap=True, justify="right" if title in right else "left")
+        table.add_column(title, no_wrap=title != fold, overflow="fold", justify="right" if title in right else "left")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return table

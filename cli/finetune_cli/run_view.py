@@ -24,7 +24,7 @@ def build_run_view(run: Run, events: Sequence[RunEvent], now: datetime, width: i
     parts: list[RenderableType] = [_heading(run, now)]
     if run.message:
         parts.append(Text(printable(run.message), style="red" if run.phase == "Failed" else ""))
-    parts += [Text(), _progress(run, width - 4), Text(), _figures(run, now)]
+    parts += [Text(), _progress(run, width - 4), Text(), _figures(run, now, max(1, min(3, (width - 4) // 27)))]
     history = run.status.metrics.history if run.status.metrics else []
     if len(history) > 1:
         parts += [Text(), Text("loss", style="bold"), render_plot([[(each.step, each.loss) for each in history]], width - 4, PLOT_HEIGHT)]
@@ -61,13 +61,15 @@ def _progress(run: Run, width: int) -> RenderableType:
     words = f"step {progress.step} of {progress.total_steps}   epoch {progress.epoch:.2f}"
     if progress.estimated_remaining_seconds is not None and not run.finished:
         words += f"   {say_duration(progress.estimated_remaining_seconds)} to go"
-    bar = ProgressBar(total=100, completed=progress.percentage, width=max(10, min(40, width - len(words) - 8)))
+    style = PHASE_STYLES[run.phase] if run.phase else "dim"
+    room = max(10, min(40, width - len(words) - 8))
+    bar = ProgressBar(total=100, completed=progress.percentage, width=room, complete_style=style, finished_style=style)
     line = Table.grid(padding=(0, 1))
     line.add_row(bar, f"{progress.percentage}%", Text(words))
     return line
 
 
-def _figures(run: Run, now: datetime) -> RenderableType:
+def _figures(run: Run, now: datetime, columns: int) -> RenderableType:
     status = run.status
     metrics = status.metrics
     cells: list[tuple[str, str]] = []
@@ -79,7 +81,8 @@ def _figures(run: Run, now: datetime) -> RenderableType:
             ("learning rate", say_number(metrics.learning_rate, 3)),
             ("gradient norm", say_number(metrics.grad_norm, 3)),
             ("tokens/s", say_count(metrics.tokens_per_second)),
-            ("GPU memory", _memory(run, metrics.gpu_memory_peak_bytes)),
+            ("GPU memory, peak", say_bytes(metrics.gpu_memory_peak_bytes) if metrics.gpu_memory_peak_bytes else ""),
+            ("asked for", _asked_memory(run) if metrics.gpu_memory_peak_bytes else ""),
         ]
     if status.dataset is not None:
         cells.append(("examples", say_count(status.dataset.examples)))
@@ -90,17 +93,17 @@ def _figures(run: Run, now: datetime) -> RenderableType:
     ]
     known = [(name, value) for name, value in cells if value]
     grid = Table.grid(padding=(0, 3, 0, 0))
-    for start in range(0, len(known), 3):
-        row = known[start : start + 3]
+    for _ in range(columns):
+        grid.add_column(min_width=24)
+    for start in range(0, len(known), columns):
+        row = known[start : start + columns]
         grid.add_row(*(Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in row))
     return grid
 
 
-def _memory(run: Run, peak: int | None) -> str:
-    if not peak:
-        return ""
+def _asked_memory(run: Run) -> str:
     asked = run.get("spec.resources.minGpuMemory")
-    return f"{say_bytes(peak)} peak" + (f" (asked for {say_bytes(float(parse_quantity(str(asked))))})" if asked else "")
+    return say_bytes(float(parse_quantity(str(asked)))) if asked else ""
 
 
 def _ran_for(run: Run, now: datetime) -> str:

@@ -56,12 +56,11 @@ def build_event_table(events: Sequence[RunEvent], now: datetime) -> Table:
         [
             say_age(event.time, now),
             Text(event.reason, style="yellow" if event.kind == "Warning" else ""),
-            event.about.partition("/")[0],
             printable(event.message) + (f" (x{event.count})" if event.count > 1 else ""),
         ]
         for event in events
     ]
-    return build_table(("AGE", "EVENT", "ABOUT", "MESSAGE"), rows)
+    return build_table(("AGE", "EVENT", "MESSAGE"), rows, fold="MESSAGE")
 
 
 def build_artifact_table(run: Run) -> Table:
@@ -76,7 +75,7 @@ def build_gpu_tables(report: GpuReport) -> tuple[Table, Table]:
     for node in report.nodes:
         holders = ", ".join(f"{each.namespace}/{each.job or each.pod}{f' x{each.gpus}' if each.gpus > 1 else ''}" for each in node.holders)
         memory = say_bytes(node.memory_bytes) if node.memory_bytes else ""
-        free = Text(str(node.free), style="green" if node.free else "dim") if node.schedulable else Text("cordoned", style="yellow")
+        free = Text(str(node.free), style="green" if node.free else "dim") if node.schedulable else Text("unavailable", style="yellow")
         held.append([node.node, node.product or "(unlabelled)", node.resource, memory, str(node.total), str(node.used), free, holders])
     waiting: list[list[str | Text]] = [
         [each.queue or "(none)", f"{each.namespace}/{each.name}", str(each.gpus), each.resource, each.phase, printable(each.message)]
@@ -86,7 +85,7 @@ def build_gpu_tables(report: GpuReport) -> tuple[Table, Table]:
         build_table(
             ("NODE", "PRODUCT", "RESOURCE", "MEMORY", "GPUS", "USED", "FREE", "HELD BY"), held, right=("MEMORY", "GPUS", "USED", "FREE")
         ),
-        build_table(("QUEUE", "WAITING", "GPUS", "RESOURCE", "PHASE", "WHY"), waiting, right=("GPUS",)),
+        build_table(("QUEUE", "WAITING", "GPUS", "RESOURCE", "PHASE", "WHY"), waiting, right=("GPUS",), fold="WHY"),
     )
 
 

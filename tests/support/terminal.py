@@ -3,6 +3,7 @@
 import os
 import pty
 import select
+import signal
 import subprocess
 import time
 
@@ -35,6 +36,10 @@ class Terminal:
         while word not in self.text:
             assert self._read(), self.text
             assert time.monotonic() < deadline, self.text
+
+    def interrupt(self) -> None:
+        """Send what Ctrl-C sends."""
+        self._process.send_signal(signal.SIGINT)
 
     def wait(self, seconds: float = 60.0) -> int:
         deadline = time.monotonic() + seconds

@@ -53,6 +53,7 @@ def test_parameters_are_counted_to_the_last_one(kind: str, tied: bool) -> None:
         ("qwen3", {"training": {"gradientCheckpointing": False}}),
         ("qwen2", {"adapter": {"targetModules": "q_proj,v_proj", "r": 64}}),
         ("phi3", {}),
+        ("llama", {"quantization": {"type": "none"}}),
         ("gemma", {}),
     ],
     ids=str,

@@ -151,16 +151,17 @@ def _moving_terms(shape: ModelShape, spec: FineTuneJobSpec, adapted: list[Linear
     layer = _saved_by_layer(shape, spec, adapted, length, width) * tokens
     residual = width * shape.hidden * tokens
     mask = length * tokens
+    quantised = spec.method.quantization.type != "none"
     tile = min(tokens, TILE_TOKENS) * TILE_VOCABULARY * width
     if spec.training.gradient_checkpointing:
         kept = Term("checkpointed activations", "moving", shape.layers * residual, f"{shape.layers} layers' inputs of {tokens:,} tokens")
         # The last layer's output and the final norm in 32 bits, the loss's gradient in 32 bits; the head's tile.
         at_loss = 12 * shape.hidden * tokens * width // 2 + tile
-        in_layer = layer + _passing(shape, tokens, width)
+        in_layer = layer + _passing(shape, tokens, width, quantised=quantised)
     else:
         kept = Term("activations", "moving", shape.layers * layer, f"{shape.layers} layers of {tokens:,} tokens")
         at_loss = 5 * shape.hidden * tokens * width // 2 + tile
-        in_layer = _passing(shape, tokens, width) - residual * 3
+        in_layer = _passing(shape, tokens, width, quantised=quantised) - residual * 3
     terms = [kept, Term("attention mask", "moving", mask, f"one byte for each pair of the {length:,} tokens of a row")]
     if at_loss >= in_layer:
         return [
@@ -192,10 +193,12 @@ def _saved_by_layer(shape: ModelShape, spec: FineTuneJobSpec, adapted: list[Line
     return size + width * sum(inputs.values())
 
 
-def _passing(shape: ModelShape, tokens: int, width: int) -> int:
+def _passing(shape: ModelShape, tokens: int, width: int, *, quantised: bool) -> int:
     """Return the bytes of gradients and scratch on their way through one layer's backward pass."""
-    widest = max((linear.weights for linear in shape.linears), default=0)
-    return tokens * (10 * shape.hidden + 2 * shape.intermediate) * width // 2 + widest * width
+    gradients = tokens * (10 * shape.hidden + 2 * shape.intermediate) * width // 2
+    if not quantised:  # the adapter is in 32 bits there, and so are its input and that input's gradient
+        return gradients + tokens * 2 * 4 * shape.intermediate
+    return gradients + width * max((linear.weights for linear in shape.linears), default=0)  # one matrix, dequantised
 
 
 def _notes(shape: ModelShape, spec: FineTuneJobSpec) -> tuple[str, ...]:

@@ -260,3 +260,15 @@ def test_a_run_that_is_deleted_while_it_is_watched_ends_the_watch(new_run: NewRu
     screen.wait_for("Suspended")
     run.delete()
     assert screen.wait() == 3
+
+
+def test_ctrl_c_leaves_the_run_alone(new_run: NewRun, shell: Shell) -> None:
+    run = new_run("run")
+    run.apply({"suspend": True})
+    run.wait_phase("Suspended")
+    screen = Terminal([FINETUNE, "status", "--watch", "run", *shell.where])
+    screen.wait_for("Suspended")
+    screen.interrupt()
+    assert screen.wait() == 130
+    assert "Traceback" not in screen.text
+    assert run.status["phase"] == "Suspended"
