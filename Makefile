@@ -42,10 +42,13 @@ unit: setup ## Tests that need no cluster and no training library
 	$(PYTEST) tests/unit -m "not torch and not cluster and not node" -n auto
 
 .PHONY: operator-alone
-operator-alone: $(UV) ## The operator's tests in an environment without torch
-	UV_PROJECT_ENVIRONMENT=.venv-operator $(UV) sync --quiet --frozen --no-default-groups --extra operator --group test
+operator-alone: operator-environment ## The operator's tests in an environment without torch
 	! .venv-operator/bin/python -c "import torch" 2>/dev/null || { echo "torch is in the operator's environment" >&2; exit 1; }
 	.venv-operator/bin/python -m pytest tests/unit/api tests/unit/operator
+
+.PHONY: operator-environment
+operator-environment: $(UV)
+	UV_PROJECT_ENVIRONMENT=.venv-operator $(UV) sync --quiet --frozen --no-default-groups --extra operator --group test
 
 .PHONY: integration
 integration: setup binaries ## Tests on a real control plane (etcd, API server, controllers, scheduler): no root needed
@@ -62,6 +65,28 @@ trainer: setup binaries ## Training for real, on the CPU
 .PHONY: e2e
 e2e: setup binaries ## Tests on a real node with containers, where this machine can run one; says so where it can't
 	$(PYTEST) tests/devcluster tests/e2e -m node
+
+##@ Benchmarks (they say the machine's load, and want it to be low)
+
+.PHONY: bench-burst
+bench-burst: setup binaries operator-environment ## From apply to Job: bursts of 1,000 beside plain Jobs
+	$(PYTHON) benchmarks/operator/burst.py $(BENCH_FLAGS)
+
+.PHONY: bench-baseline
+bench-baseline: setup binaries operator-environment ## Ours, plain Jobs and a textbook operator on kopf, in turns
+	$(PYTHON) benchmarks/operator/baseline.py $(BENCH_FLAGS)
+
+.PHONY: bench-scale
+bench-scale: setup binaries operator-environment ## 10,000 at once, at 50/s, idle and after a restart; 1,000 that report (an hour on two cores)
+	$(PYTHON) benchmarks/operator/scale.py $(BENCH_FLAGS)
+
+.PHONY: bench-page
+bench-page: setup ## Write docs/reference/scale.md from the kept figures
+	$(PYTHON) benchmarks/operator/page.py
+
+.PHONY: bench-gates
+bench-gates: setup binaries operator-environment ## Compare with the gates: mean of several runs plus a fifth
+	$(PYTHON) benchmarks/operator/gates.py $(BENCH_FLAGS)
 
 ##@ Development
 

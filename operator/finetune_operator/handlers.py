@@ -6,6 +6,8 @@ import kopf
 
 from finetune_operator.intake import SELECTORS, Intake
 from finetune_operator.kube.client import Resource
+from finetune_operator.kube.connection import find_connection
+from finetune_operator.kube.watch_session import open_watch_session
 
 
 class NoDiffBase(kopf.DiffBaseStorage):
@@ -48,8 +50,8 @@ def build_registry(intake: Intake) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    def login(**context: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401
-        return kopf.login_with_service_account(**context) or kopf.login_with_kubeconfig(**context)
+    async def login(**_: Any) -> kopf.AiohttpSession:  # noqa: ANN401
+        return open_watch_session(find_connection(), intake.note_list)
 
     def watch(resource: Resource) -> None:
         @kopf.on.event(resource.group, resource.version, resource.plural, registry=registry, id=f"watch-{resource.plural}")
@@ -73,6 +75,7 @@ def build_kopf_settings() -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = 70
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 30
+    settings.queueing.idle_timeout = 1.0  # a task for each object that was seen, for this long
     settings.networking.error_backoffs = (0.1, 0.5, 1, 2, 4, 8, 15, 15, 15)
     for resource, selectors in SELECTORS.items():
         key = (resource.group, resource.version, resource.plural)

@@ -25,10 +25,10 @@ OPTIONAL: Final = frozenset({FINETUNESWEEPS})
 """Kinds that a cluster may lack, since Helm leaves CRDs alone at an upgrade: runs go on without them."""
 
 FOLLOW_UP_SECONDS: Final = 0.1
-"""Changes of Jobs and pods come in clusters; they wait this long for each other, and new runs go before them."""
+"""Changes of Jobs and pods come in clusters; they wait this long for each other, and what happens to FineTuneJobs goes before them."""
 
 RELIST_SECONDS: Final = 1.0
-"""A watch that begins anew shows its objects one by one; this long after the first of them, the store is compared with lists."""
+"""A watch that begins anew shows its objects one by one; this long after it began, the store is compared with lists."""
 
 log = logging.getLogger(__name__)
 
@@ -47,18 +47,22 @@ class Intake:
         self._relisted = asyncio.Event()
 
     def take(self, resource: Resource, event_type: str | None, body: Object) -> None:
-        """Take in one watch event; without a type, it is of the list with which a watch began (at the start, or after a gap)."""
-        if event_type is None:
-            self._relisted.set()
+        """Take in one watch event; without a type, it is of the list with which a watch began."""
         change = self._store.remove if event_type == "DELETED" else self._store.put
         if owner := change(resource, body):
-            self._notice(resource, owner)
+            self._notice(resource, owner, urgent=resource is FINETUNEJOBS)
 
-    def _notice(self, resource: Resource, owner: str) -> None:
+    def _notice(self, resource: Resource, owner: str, *, urgent: bool = False) -> None:
         if resource is FINETUNESWEEPS:
             self._sweeps.add(owner)
+        elif urgent:
+            self._queue.add(owner, urgent=True)
         else:
             self._queue.add_after(owner, 0 if resource is FINETUNEJOBS else FOLLOW_UP_SECONDS)
+
+    def note_list(self) -> None:
+        """Take note that a watch begins anew, at the start or after a gap: what was deleted before, it never tells."""
+        self._relisted.set()
 
     async def resync(self) -> None:
         """Compare the store with complete lists, so that what a broken watch has missed (deletions above all) is noticed.
@@ -75,10 +79,12 @@ class Intake:
                     raise
                 for owner in self._store.replace(resource, listing.items, listing.version, namespace):
                     self._notice(resource, owner)
+            if resource is FINETUNEJOBS and not self.last_resync:
+                self._store.begin(self._client.server_time)
         self.last_resync = time.monotonic()
 
     async def resync_forever(self, every_seconds: float) -> None:
-        """Resync at regular intervals, and after a watch has begun anew: what was deleted before its list, it never tells.
+        """Resync at regular intervals, and after a watch has begun anew.
 
         A failure waits for the next one.
         """

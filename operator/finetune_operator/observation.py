@@ -60,5 +60,7 @@ class Observation:
     """When the FineTuneJob was created."""
     refusal: Refusal | None = None
     """Why the Job could not be created, if that was just tried."""
+    is_new: bool = False
+    """It was created after this operator began, so nobody else can have worked on it: its first Job needs no claim."""
     simulated_gpus: bool = False
     """The cluster advertises GPUs that it doesn't have."""

@@ -18,8 +18,8 @@ from finetune_operator.kueue.workloads import WorkloadBook
 from finetune_operator.objects import Object, controller_uid_of, is_over, label_of, name_of, namespace_of, parse_time, uid_of
 from finetune_operator.observation import Observation, Refusal
 
-SPECS_KEPT: Final = 20_000
-"""Parsed specifications to remember; one of an immutable spec is parsed once in its life."""
+SPECS_KEPT: Final = 1_000
+"""Parsed specifications to remember. One is read several times while its run starts and hardly ever after, and is larger than all else."""
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class Observer:
             grace_seconds=compute_grace_seconds(spec, status.metrics, self._grace_seconds) if spec is not None else None,
             created=parse_time(metadata.get("creationTimestamp")),
             refusal=refusal,
+            is_new=self._store.is_born_since(uid),
             simulated_gpus=self._simulated_gpus,
         )
 

@@ -25,6 +25,9 @@ from finetune_operator.status.patch import build_status_patch
 RETRY_REFUSED_SECONDS: Final = 10.0
 """Time between two tries to create a Job that quota or policy refused: nothing tells when that changes."""
 
+STATUS_FOLLOWS_SECONDS: Final = 0.1
+"""Time from a run's first Job to its first status: the Jobs of other new runs go before it, and what happens next needs no second write."""
+
 log = logging.getLogger(__name__)
 
 
@@ -79,10 +82,18 @@ class Reconciler:
             observation = await self._look_for_ends(observation)
         plan = compute_plan(observation, self._clock())
         refusal: Refusal | None = None
+        begins = _needs_no_claim(observation) and any(isinstance(action, CreateJob) for action in plan.actions)
         for action in plan.actions:
-            if isinstance(action, CreateJob):
+            if isinstance(action, CreateJob) and not begins:
                 observation = await self._claim(action.attempt, observation)
-            refusal = await self._actor.apply_action(action, observation) or refusal
+            try:
+                refusal = await self._actor.apply_action(action, observation) or refusal
+            except ApiError:
+                if begins:
+                    await self._claim(0, observation)  # status says that the run was seen, and the next try is an ordinary one
+                raise
+        if begins and refusal is None:
+            return STATUS_FOLLOWS_SECONDS
         observation = self._observer.observe(uid, refusal)
         if observation is None:
             return None
@@ -149,6 +160,11 @@ class Reconciler:
         except ApiError as error:
             if not error.conflict:
                 log.warning("event not posted: %s", error)
+
+
+def _needs_no_claim(observation: Observation) -> bool:
+    """True of a run that nobody can have carried out: it is younger than this operator's reign, and no attempt was ever claimed."""
+    return observation.is_new and observation.status.attempt is None
 
 
 def _has_ended(observation: Observation) -> bool:

@@ -1,6 +1,7 @@
 """Views of the past, namesakes, strangers, and hands that reach in: no run is trained twice, and no Job is taken over."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.faults.support.faults import Answer, HoldBack, Rule, Snapshot
 from tests.faults.support.figures import Figures
 from tests.faults.support.node import Script
 from tests.faults.support.scenarios import SCENARIOS, measure_clean
-from tests.faults.support.witness import JOBS, OURS, PODS
+from tests.faults.support.witness import FINETUNEJOBS, JOBS, OURS, PODS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
@@ -26,7 +27,17 @@ def _paths(case: Case) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("moment", ["created", "Pending", "Running"])
+def _build_list_of(case: Case, phase: str | None) -> bytes:
+    """Return the list of FineTuneJobs as it was when the run was first in ``phase``."""
+    sightings = (each.body for each in case.bench.witness.history[case.namespace] if each.path == FINETUNEJOBS)
+    body = next(body for body in sightings if body.get("status", {}).get("phase") == phase)
+    version = body["metadata"]["resourceVersion"]
+    return json.dumps(
+        {"apiVersion": API_VERSION, "kind": "FineTuneJobList", "metadata": {"resourceVersion": version}, "items": [body]}
+    ).encode()
+
+
+@pytest.mark.parametrize("moment", ["still to come", "created", "Pending", "Running"])
 async def test_restart_onto_an_older_cache(bench: Bench, figures: Figures, full: bool, moment: str) -> None:
     """The run has ended and its Job is gone; the operator restarts and is shown the past. It must not train again."""
     behind = 30.0 if full else 6.0
@@ -34,19 +45,19 @@ async def test_restart_onto_an_older_cache(bench: Bench, figures: Figures, full:
     clean = await measure_clean(bench, EXPIRE)
     async with bench.operate([case], start=False) as lane:
         case.script.hold = asyncio.Event()
+        older: dict[str, bytes] = {}
+        if moment == "still to come":
+            # No list shows the run; the watch then shows it as it was created, as if it were new.
+            older = {signature: await lane.proxy.take_snapshot(path) for signature, path in _paths(case).items()}
         await case.create(ttlSecondsAfterFinished=0)
-        if moment == "created":
-            older = {"list finetunejobs": await lane.proxy.take_snapshot(_paths(case)["list finetunejobs"])}
-            await lane.start()
-        else:
-            await lane.start()
-            await case.until_phase(moment if moment == "Running" else "Pending")
-            # The FineTuneJob of then, and no Job: what an API server shows whose caches are not equally old.
-            older = {"list finetunejobs": await lane.proxy.take_snapshot(_paths(case)["list finetunejobs"])}
+        await lane.start()
+        await case.until_phase("Running")
         case.script.hold.set()
         await case.until_phase("Succeeded")
         await case.until(lambda: not case.find(JOBS) and not case.find(PODS), "the Job is gone")
         await lane.stop()
+        if not older:
+            older = {"list finetunejobs": _build_list_of(case, None if moment == "created" else moment)}
         seen = len(bench.witness.history[case.namespace])
         for signature, body in older.items():
             lane.proxy.add(Rule(Snapshot(body), signature=signature))

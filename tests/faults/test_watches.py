@@ -108,7 +108,63 @@ def _jobs(case: Case) -> str:
     return f"/apis/batch/v1/namespaces/{case.namespace}/jobs"
 
 
-@pytest.mark.parametrize("status", [429, 500, 504])
+async def test_a_watch_that_begins_anew_with_nothing_to_show(bench: Bench, figures: Figures) -> None:
+    """The Job is deleted while its watch is silent, and the list with which the watch begins anew is empty: no event tells."""
+    (case,) = await bench.make_cases(1)
+    async with bench.operate([case]) as lane:
+        case.script.until_stopped = 1
+        await case.create()
+        await case.until_phase("Running")
+        lane.proxy.silence_watches()
+        (job,) = case.find(JOBS)
+        await bench.api.call("DELETE", f"{_jobs(case)}/{job['metadata']['name']}", {"propagationPolicy": "Background"})
+        await case.until(lambda: not case.find(JOBS), "the Job is gone")
+        rule = lane.proxy.add(Rule(ErrorEvent(410), signature="watch jobs", event=AT_ONCE, times=1))
+        began = time.monotonic()
+        lane.proxy.cut_watches("watch jobs")
+        await case.until(lambda: case.find(JOBS), "the Job is made again")
+        took = time.monotonic() - began
+        await case.until_phase("Succeeded")
+        assert rule.hits
+        assert lane.operator.starts == 1
+    assert took <= 30.0
+    figures.add(6, "410, and the list from which the watch begins anew is empty", f"Job made again {took:.1f} s after (resync every 300 s)")
+
+
+async def test_a_watch_is_answered_410(bench: Bench, figures: Figures) -> None:
+    """As an answer instead of an error in the stream, once on every watch; a FineTuneJob and a Job are deleted in the gap."""
+    gone, jobless = cases = await bench.make_cases(2)
+    async with bench.operate(cases) as lane:
+        for case in cases:
+            case.script.until_stopped = 1
+            await case.create()
+        for case in cases:
+            await case.until_phase("Running")
+        lane.proxy.silence_watches()
+        await gone.delete()
+        (job,) = jobless.find(JOBS)
+        await bench.api.call("DELETE", f"{_jobs(jobless)}/{job['metadata']['name']}", {"propagationPolicy": "Background"})
+        await jobless.until(lambda: not jobless.find(JOBS), "the Job is gone")
+        rules = [
+            lane.proxy.add(Rule(Answer(410, reason="Expired"), signature=f"watch {resource}", namespace=case.namespace, times=1))
+            for resource in WATCHED
+            for case in cases
+        ]
+        began = time.monotonic()
+        lane.proxy.cut_watches()
+        await jobless.until_phase("Succeeded")
+        took = time.monotonic() - began
+        await gone.until(lambda: not gone.state["finetunejobs"] and not gone.state["pods"], "all is gone")
+        jobless.check(jobs_of_an_attempt=2)
+        assert all(rule.hits for rule in rules)
+        assert lane.operator.starts == 1
+    assert took <= 30.0
+    figures.add(
+        6, "410 as the answer to every watch, deletions in the gap", f"Job made again and run to its end in {took:.1f} s, 0 restarts"
+    )
+
+
+@pytest.mark.parametrize("status", [410, 429, 500, 504])
 async def test_watches_answered_with_errors(bench: Bench, figures: Figures, status: int, full: bool) -> None:
     seconds = 120.0 if full else 8.0
     (case,) = await bench.make_cases(1)
@@ -193,6 +249,8 @@ async def test_the_witness_is_not_deceived(bench: Bench) -> None:
     """The tests' own view must not go by the proxy: what it shows differs while a fault lasts."""
     (case,) = await bench.make_cases(1)
     async with bench.operate([case]) as lane:
+        # Its own lists at the start, kopf's, and those by which it compares afterwards.
+        await case.until(lambda: sum(call.signature == "list events" for call in lane.proxy.calls) >= 3, "the operator has compared")
         lane.proxy.add(Rule(DropEvent()))
         await case.create()
         await case.until(lambda: case.body, "the FineTuneJob")

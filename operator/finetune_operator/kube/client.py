@@ -1,20 +1,24 @@
 """A client with short deadlines that passes plain dictionaries.
 
-The generated models of the ``kubernetes`` package are slow, and kopf's own client retries for minutes; here a call either
-answers within :data:`REQUEST_TIMEOUT` or raises, and the work queue decides when to try again.
+kopf's own client retries for minutes; here a call either answers within :data:`REQUEST_TIMEOUT` or raises, and the work queue decides
+when to try again.
 """
 
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, Self
 from urllib.parse import urlencode
 
 import aiohttp
+import kopf
 import orjson
-from kubernetes.aio import client, config
-from kubernetes.aio.client import rest
+from yarl import URL
 
 from finetune_api.names import GROUP, PLURAL, SWEEP_PLURAL, VERSION
+from finetune_operator.kube.connection import NoClusterError, find_connection
 
 Manifest = dict[str, Any]
 
@@ -27,6 +31,8 @@ CONNECTIONS: Final = 64
 LIST_PAGE_SIZE: Final = 500
 """Objects in one page of a list: bounds the memory of a page, and what a 410 in between costs."""
 MERGE_PATCH: Final = "application/merge-patch+json"
+TOKEN_SECONDS: Final = 60.0
+"""The token is read anew this often; the kubelet renews it when a fifth of its life, of at least ten minutes, is left."""
 
 
 class ApiError(Exception):
@@ -92,31 +98,39 @@ TOKEN_REVIEWS: Final = Resource("authentication.k8s.io", "v1", "tokenreviews")
 class KubeClient:
     """Calls the API server. Safe to share between tasks."""
 
-    def __init__(self, configuration: client.Configuration, user_agent: str = "finetune-operator") -> None:
+    _date = ""
+
+    def __init__(self, connect: Callable[[], kopf.ConnectionInfo], user_agent: str = "finetune-operator") -> None:
+        connection = connect()
+        self._connect = connect
         self._user_agent = user_agent
-        # The package's own session looks for a .netrc at each request and encodes by the standard library.
-        tls = rest.RESTClientObject(configuration).ssl_context
+        self._server = connection.server.rstrip("/")
+        self._headers: dict[str, str] = {}
+        self._headers_until = 0.0
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=tls, limit=CONNECTIONS), timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
+            connector=aiohttp.TCPConnector(ssl=connection.as_ssl_context(), limit=CONNECTIONS),
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT),
+            proxy=connection.proxy_url,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Compression costs both sides more time than it saves on a cluster's own network.
+            skip_auto_headers=("Accept-Encoding",),
         )
-        self._configuration = configuration
 
     @classmethod
-    async def connect(cls, user_agent: str = "finetune-operator", kubeconfig: str | None = None) -> Self:
-        """Make a client from the pod's ServiceAccount, or from ``kubeconfig`` (by default the current one) outside a cluster.
+    async def connect(cls, user_agent: str = "finetune-operator") -> Self:
+        """Make a client from the pod's ServiceAccount, or from the kubeconfig (``KUBECONFIG``) outside a cluster.
 
         :raises ApiError: there is neither.
         """
-        configuration = client.Configuration()
         try:
-            config.load_incluster_config(client_configuration=configuration)
-        except config.ConfigException:
-            try:
-                await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
-            except config.ConfigException as error:
-                words = f"neither a ServiceAccount nor a usable kubeconfig (see KUBECONFIG): {error}"
-                raise ApiError(0, "NoCluster", words, "connecting") from error
-        return cls(configuration, user_agent)
+            return cls(find_connection, user_agent)
+        except (NoClusterError, OSError, ValueError) as error:
+            raise ApiError(0, "NoCluster", str(error), "connecting") from error
+
+    @property
+    def server_time(self) -> datetime | None:
+        """The API server's clock as of its last answer, in whole seconds, rounded down; None before the first."""
+        return parsedate_to_datetime(self._date) if self._date else None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -161,8 +175,8 @@ class KubeClient:
         path = f"{resource.path(namespace)}?{urlencode(query)}"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT, sock_read=SILENCE_SECONDS)
         try:
-            headers = await self._build_headers()
-            async with self._session.get(f"{self._configuration.host}{path}", headers=headers, timeout=timeout) as answer:
+            url = URL(f"{self._server}{path}", encoded=True)
+            async with self._session.get(url, headers=self._build_headers(), timeout=timeout) as answer:
                 if answer.status >= 300:
                     content = await answer.read()
                     raise ApiError(answer.status, "", content[:512].decode(errors="replace"), f"WATCH {path}")
@@ -172,7 +186,7 @@ class KubeClient:
                     for line in filter(None, lines):
                         event = orjson.loads(line)
                         yield event["type"], event["object"]
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError, NoClusterError) as error:
             raise ApiError(0, type(error).__name__, str(error), f"WATCH {path}") from error
 
     async def create(self, resource: Resource, namespace: str | None, manifest: Mapping[str, Any]) -> Manifest:
@@ -210,24 +224,28 @@ class KubeClient:
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, content_type: str = "application/json"
     ) -> Manifest:
-        headers = {**await self._build_headers(), "Content-Type": content_type}
         data = orjson.dumps(body) if body is not None else None
         try:
-            async with self._session.request(method, f"{self._configuration.host}{path}", headers=headers, data=data) as answer:
+            headers = {**self._build_headers(), "Content-Type": content_type}
+            async with self._session.request(method, URL(f"{self._server}{path}", encoded=True), headers=headers, data=data) as answer:
                 content = await answer.read()
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, NoClusterError) as error:
             raise ApiError(0, type(error).__name__, str(error), f"{method} {path}") from error
         try:
             parsed = orjson.loads(content) if content else {}
         except ValueError:
             parsed = {"message": content[:512].decode(errors="replace")}
+        self._date = answer.headers.get("Date", "")
+        if answer.status == 401:
+            self._headers_until = 0.0
         if answer.status >= 300:
             raise ApiError(answer.status, parsed.get("reason", ""), parsed.get("message", ""), f"{method} {path}")
         manifest: Manifest = parsed
         return manifest
 
-    async def _build_headers(self) -> dict[str, str]:
-        headers = {"Accept": "application/json", "User-Agent": self._user_agent}
-        if token := await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization"):
-            headers["Authorization"] = token
-        return headers
+    def _build_headers(self) -> dict[str, str]:
+        if time.monotonic() >= self._headers_until:
+            credentials = self._connect().as_http_headers()
+            self._headers = {"Accept": "application/json", "User-Agent": self._user_agent, **credentials}
+            self._headers_until = time.monotonic() + TOKEN_SECONDS
+        return self._headers

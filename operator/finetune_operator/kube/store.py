@@ -6,12 +6,13 @@ a late or replayed event never takes back what a write has shown, and a reconcil
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import Final
 
 from finetune_api.names import LABEL_JOB_UID, LABEL_SWEEP_UID
 from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, FINETUNESWEEPS, JOBS, PODS, Resource
-from finetune_operator.kube.projection import project
-from finetune_operator.objects import Object, controller_uid_of, label_of, namespace_of, uid_of, version_of
+from finetune_operator.kube.projection import project, says_the_same
+from finetune_operator.objects import Object, controller_uid_of, label_of, namespace_of, parse_time, uid_of, version_of
 
 TOMBSTONES_KEPT: Final = 20_000
 """UIDs of deleted objects that are remembered, so that a late answer does not bring one back."""
@@ -33,14 +34,35 @@ class Store:
         self._indexes: dict[Resource, defaultdict[str, set[str]]] = {kind: defaultdict(set) for kind in _INDEX_LABELS}
         self._warning_of: dict[str, str] = {}
         self._tombstones: OrderedDict[str, None] = OrderedDict()
+        self._begun: datetime | None = None
+        self._born_since: set[str] = set()
+
+    def begin(self, time: datetime | None) -> None:
+        """Take what the store holds for all that anybody else may have worked on, up to ``time`` by the API server's clock.
+
+        To be called after a complete list of the FineTuneJobs, by the one operator that works from then on.
+        """
+        self._begun = time
+        self._born_since.clear()
+
+    def is_born_since(self, uid: str) -> bool:
+        """True of a FineTuneJob that was created after :meth:`begin`: not listed by then, and younger by its own time too."""
+        return uid in self._born_since
 
     def put(self, resource: Resource, body: Object) -> str | None:
-        """Keep ``body`` if it is newer than what is known; return the UID of the FineTuneJob concerned, or None if nothing changed."""
+        """Keep ``body`` if it is newer than what is known.
+
+        Returns the UID of the FineTuneJob concerned, or None if nothing changed that is kept.
+        """
         uid = uid_of(body)
         known = self._objects[resource].get(uid)
         if uid in self._tombstones or (known is not None and version_of(known) >= version_of(body)):
             return None
-        self._objects[resource][uid] = project(resource, body)
+        kept = self._objects[resource][uid] = project(resource, body)
+        if known is not None and says_the_same(known, kept):
+            return None
+        if known is None and resource is FINETUNEJOBS and self._is_younger(body):
+            self._born_since.add(uid)
         if resource is EVENTS:
             self._keep_newest_warning(body)
         if (key := _index_key_of(resource, body)) is not None:
@@ -56,6 +78,7 @@ class Store:
         while len(self._tombstones) > TOMBSTONES_KEPT:
             self._tombstones.popitem(last=False)
         self._objects[resource].pop(uid, None)
+        self._born_since.discard(uid)
         if resource is EVENTS and self._warning_of.get(target := body["involvedObject"].get("uid", "")) == uid:
             del self._warning_of[target]
         key = _index_key_of(resource, body)
@@ -124,6 +147,10 @@ class Store:
         """Return the newest Event that says why the Job with this UID could not create a pod."""
         event = self._warning_of.get(job_uid)
         return self._objects[EVENTS].get(event) if event else None
+
+    def _is_younger(self, body: Object) -> bool:
+        created = parse_time(body["metadata"].get("creationTimestamp"))
+        return self._begun is not None and created is not None and created > self._begun
 
     def _keep_newest_warning(self, event: Object) -> None:
         target = event["involvedObject"].get("uid", "")

@@ -5,7 +5,7 @@ import platform
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-_LIBRARIES = ("kopf", "kubernetes", "aiohttp", "pydantic", "uvloop")
+_LIBRARIES = ("kopf", "aiohttp", "pydantic", "uvloop")
 
 _HEAD = """# Faults
 

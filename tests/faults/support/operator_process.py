@@ -9,13 +9,13 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import aiohttp
-from kubernetes.aio.config import kube_config
 
 from finetune_devcluster.ports import find_free_ports
 
@@ -35,8 +35,6 @@ def run_operator(environ: Mapping[str, str], log: str) -> None:
         del os.environ[name]
     os.environ.update(environ)
     sys.argv = ["finetune-operator"]
-    # The library reads the variable when it is imported, which was before the fork.
-    kube_config.KUBE_CONFIG_DEFAULT_LOCATION = environ["KUBECONFIG"]
     import finetune_operator.main as program
 
     if skew := float(environ.get("FAULTS_CLOCK_SKEW", "0")):
@@ -101,7 +99,9 @@ class OperatorProcess:
                 await asyncio.sleep(0.01)
 
     async def wait_until_ready(self, seconds: float = 60.0, *, may_end: bool = False) -> None:
-        """Wait until the operator says that it is ready.
+        """Wait until the operator says that it is ready, and the second is over in which it began.
+
+        What is created then is young enough to be known as its own to carry out; by the second, for so are times of creation.
 
         :raises AssertionError: it ended (unless it ``may_end``, and someone starts it again), or took longer.
         """
@@ -112,11 +112,12 @@ class OperatorProcess:
                     try:
                         async with session.get(url) as answer:
                             if answer.status == 200:
-                                return
+                                break
                     except aiohttp.ClientError:
                         pass
                     assert may_end or self.is_alive, f"the operator ended with {self.exit_code}:\n{self.read_log()}"
                     await asyncio.sleep(0.05)
+                await asyncio.sleep(1 - time.time() % 1)
         except TimeoutError:
             raise AssertionError(f"the operator was not ready within {seconds:.0f} s:\n{self.read_log()}") from None
 

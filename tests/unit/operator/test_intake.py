@@ -16,8 +16,7 @@ async def test_what_went_before_a_watch_s_list_is_noticed_soon_after_it() -> Non
     intake = Intake(InMemoryApi(), store, queue, WorkQueue(), ())
     forever = asyncio.create_task(intake.resync_forever(3600))
 
-    intake.take(FINETUNEJOBS, None, build_finetunejob(uid="other"))
-    assert await queue.get() == "other"
+    intake.note_list()
     async with asyncio.timeout(RELIST_SECONDS + 10):
         assert await queue.get() == UID
 

@@ -9,7 +9,7 @@ from finetune_operator.act import Actor
 from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS, ApiError
 from finetune_operator.kube.store import Store
 from finetune_operator.observe import Observer
-from finetune_operator.reconcile import RETRY_REFUSED_SECONDS, Reconciler
+from finetune_operator.reconcile import RETRY_REFUSED_SECONDS, STATUS_FOLLOWS_SECONDS, Reconciler
 from tests.support.in_memory_api import Call, InMemoryApi
 from tests.support.manifests import Manifest, merge
 from tests.support.world import (
@@ -95,6 +95,69 @@ async def test_a_new_run_costs_one_status_write_and_one_job(api: InMemoryApi) ->
     await Operator(api).settle()
     assert [(call.method, call.resource.plural) for call in api.writes] == [("PATCH", "finetunejobs"), ("POST", "jobs")]
     assert _run(api)["status"]["jobName"] == api.all(JOBS)[0]["metadata"]["name"]
+
+
+def _reign_over_an_empty_cluster(api: InMemoryApi) -> Operator:
+    """Return an operator that began before the run was created."""
+    operator = Operator(api)
+    operator.store.begin(at(-1))
+    return operator
+
+
+async def test_a_run_created_in_our_reign_gets_its_job_first_and_its_status_after(api: InMemoryApi) -> None:
+    operator = _reign_over_an_empty_cluster(api)
+    assert await operator.reconcile() == STATUS_FOLLOWS_SECONDS
+    assert [call.resource for call in api.writes] == [JOBS]
+    await operator.settle()
+    assert [(call.method, call.resource.plural) for call in api.writes] == [("POST", "jobs"), ("PATCH", "finetunejobs")]
+    status = _run(api)["status"]
+    assert (status["attempt"], status["jobName"], status["phase"]) == (0, api.all(JOBS)[0]["metadata"]["name"], "Pending")
+
+
+async def test_a_first_job_that_could_not_be_made_is_claimed_for_the_next_try(api: InMemoryApi) -> None:
+    def refuse(call: Call) -> None:
+        if call.method == "POST" and call.resource is JOBS:
+            raise ApiError(503, "", "busy", "POST")
+
+    api.before = refuse
+    operator = _reign_over_an_empty_cluster(api)
+    with pytest.raises(ApiError, match="503"):
+        await operator.reconcile()
+    assert (_run(api)["status"]["attempt"], _run(api)["status"]["phase"]) == (0, "Pending")
+    api.before = lambda _: None
+    await operator.settle()
+    assert len(api.all(JOBS)) == 1
+
+
+async def test_a_second_attempt_is_claimed_in_our_reign_too(api: InMemoryApi) -> None:
+    operator = _reign_over_an_empty_cluster(api)
+    await operator.settle()
+    _end_job(api)
+    api.objects[PODS].clear()
+    await operator.settle()
+    writes = [(call.method, call.resource.plural) for call in api.writes]
+    assert writes.index(("POST", "jobs"), 1) > writes.index(("PATCH", "finetunejobs"), 2)
+    assert _run(api)["status"]["attempt"] == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("number", range(2))
+async def test_wherever_the_process_ends_in_our_reign_there_is_one_job(api: InMemoryApi, number: int, when: str) -> None:
+    def die(_: Call) -> None:
+        if len(api.calls) == number + 1:
+            raise Died
+
+    setattr(api, when, die)
+    operator = _reign_over_an_empty_cluster(api)
+    try:
+        await operator.settle()
+    except Died:
+        operator.restart()  # the run is in its first list
+        await operator.settle()
+    assert len(api.calls) > number
+    (job,) = api.all(JOBS)
+    status = _run(api)["status"]
+    assert (status["attempt"], status["jobName"], status["phase"]) == (0, job["metadata"]["name"], "Pending")
 
 
 async def test_a_whole_run_costs_no_more_than_its_budget(api: InMemoryApi) -> None:

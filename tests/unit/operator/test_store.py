@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.base import format_time
 from finetune_api.names import LABEL_JOB_UID, LABEL_SWEEP_UID
 from finetune_operator.kube import store as store_module
 from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS
 from finetune_operator.kube.store import Store
 from tests.support.manifests import Manifest, merge
-from tests.support.world import JOB_UID, UID, build_failed_create, build_finetunejob, build_pod, build_stored_job
+from tests.support.world import JOB_UID, NOW, UID, at, build_failed_create, build_finetunejob, build_pod, build_stored_job
 
 
 def _body(version: int, phase: str = "Pending") -> Manifest:
@@ -35,6 +36,47 @@ def test_versions_are_numbers_and_no_text() -> None:
     store = Store()
     store.put(FINETUNEJOBS, _body(9))
     assert store.put(FINETUNEJOBS, _body(10, "Running")) == UID
+
+
+def test_a_newer_version_that_says_the_same_concerns_nobody_and_is_kept() -> None:
+    store = Store()
+    store.put(FINETUNEJOBS, _body(5))
+    assert store.put(FINETUNEJOBS, _body(6)) is None
+    body = store.finetunejob(UID)
+    assert body is not None
+    assert body["metadata"]["resourceVersion"] == "6"
+
+
+def test_what_a_job_counts_besides_its_end_concerns_nobody() -> None:
+    store = Store()
+    store.put(JOBS, build_stored_job(version=10))
+    counting = merge(build_stored_job(version=11), {"status": {"active": 1, "ready": 0, "startTime": "2026-01-02T03:04:05Z"}})
+    assert store.put(JOBS, counting) is None
+    assert store.put(JOBS, merge(counting, {"metadata": {"resourceVersion": "12"}, "status": {"failed": 1}})) == UID
+
+
+@pytest.mark.parametrize(
+    ("listed", "seconds", "born"),
+    [(False, 1, True), (False, 0, False), (True, 1, False)],
+    ids=["seen later and younger", "not younger by its own time", "listed"],
+)
+def test_what_nobody_else_can_have_worked_on(listed: bool, seconds: int, born: bool) -> None:
+    store = Store()
+    body = build_finetunejob(creationTimestamp=format_time(at(seconds)))
+    if listed:
+        store.put(FINETUNEJOBS, body)
+    store.begin(NOW)
+    store.put(FINETUNEJOBS, body)
+    assert store.is_born_since(UID) is born
+    store.remove(FINETUNEJOBS, body)
+    assert not store.is_born_since(UID)
+
+
+def test_without_the_server_s_time_nothing_counts_as_new() -> None:
+    store = Store()
+    store.begin(None)
+    store.put(FINETUNEJOBS, build_finetunejob())
+    assert not store.is_born_since(UID)
 
 
 def test_what_was_deleted_does_not_come_back_by_a_late_answer() -> None:

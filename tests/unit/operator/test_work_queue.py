@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_operator.kube.client import ApiError
-from finetune_operator.queue import BACKOFF_BASE, BACKOFF_CAP, WorkQueue
+from finetune_operator.queue import BACKOFF_BASE, BACKOFF_CAP, URGENT_IN_A_ROW, WorkQueue
 from finetune_operator.worker import work_forever
 
 
@@ -51,6 +51,41 @@ async def test_a_key_added_twice_comes_once() -> None:
     assert len(queue) == 1
     await _get(queue)
     assert await _is_empty(queue)
+
+
+async def test_urgent_keys_go_first() -> None:
+    queue = WorkQueue()
+    queue.add("a")
+    queue.add("b", urgent=True)
+    queue.add("c", urgent=True)
+    assert [await _get(queue) for _ in range(3)] == ["b", "c", "a"]
+
+
+async def test_a_key_that_becomes_urgent_goes_first_and_comes_once() -> None:
+    queue = WorkQueue()
+    queue.add("a")
+    queue.add("b")
+    queue.add("b", urgent=True)
+    queue.add("b")
+    assert [await _get(queue) for _ in range(2)] == ["b", "a"]
+    assert await _is_empty(queue)
+
+
+async def test_urgent_keys_do_not_hold_up_the_others_for_ever() -> None:
+    queue = WorkQueue()
+    queue.add("patient")
+    for number in range(3 * URGENT_IN_A_ROW):
+        queue.add(str(number), urgent=True)
+    assert "patient" in [await _get(queue) for _ in range(URGENT_IN_A_ROW + 1)]
+
+
+async def test_what_a_cancelled_worker_was_woken_for_is_another_s() -> None:
+    queue = WorkQueue()
+    first, second = (asyncio.create_task(queue.get()) for _ in range(2))
+    await asyncio.sleep(0)
+    queue.add("a")
+    first.cancel()
+    assert await asyncio.wait_for(second, 5) == "a"
 
 
 async def test_a_key_is_worked_on_by_one_worker_at_a_time() -> None:
@@ -131,7 +166,7 @@ def test_failures_wait_longer_each_time_and_never_longer_than_the_cap() -> None:
     assert queue.retry("a") <= BACKOFF_BASE
 
 
-@given(st.lists(st.tuples(st.sampled_from(["add", "after", "get", "done"]), st.sampled_from("abc")), max_size=40))
+@given(st.lists(st.tuples(st.sampled_from(["add", "urgent", "after", "get", "done"]), st.sampled_from("abc")), max_size=40))
 def test_no_key_is_lost_and_none_is_worked_on_twice_at_once(steps: list[tuple[str, str]]) -> None:
     async def replay() -> None:
         clock = Clock()
@@ -139,8 +174,8 @@ def test_no_key_is_lost_and_none_is_worked_on_twice_at_once(steps: list[tuple[st
         wanted: set[str] = set()
         working: set[str] = set()
         for step, key in steps:
-            if step == "add":
-                queue.add(key)
+            if step in ("add", "urgent"):
+                queue.add(key, urgent=step == "urgent")
                 wanted.add(key)
             elif step == "after":
                 queue.add_after(key, 1)

@@ -1,0 +1,50 @@
+"""The HTTP session under kopf's watches: it tells when a watch begins anew, and mends one that has lost its place.
+
+Neither shows in kopf's events: a list without objects yields none, and an answer 410 (as opposed to an error 410 in the stream, which kopf
+knows) would end the process.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import aiohttp
+import kopf
+from yarl import URL
+
+from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS
+
+_COLLECTIONS: Final = frozenset(resource.plural for resource in (FINETUNEJOBS, JOBS, PODS, EVENTS))
+
+
+def open_watch_session(connection: kopf.ConnectionInfo, on_restart: Callable[[], None]) -> kopf.AiohttpSession:
+    """Return a session for kopf, which closes it. ``on_restart`` is called whenever a watch begins from a list, or from nowhere."""
+
+    async def follow(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        answer = await handler(request)
+        if request.url.name not in _COLLECTIONS:
+            return answer
+        if not is_watch(request.url):
+            on_restart()
+        elif answer.status == 410 and "resourceVersion" in request.url.query:
+            # The place in the history is gone: watch from what there is now, which the stream shows first.
+            answer.release()
+            on_restart()
+            request.url = request.url.without_query_params("resourceVersion", "resourceVersionMatch")
+            answer = await handler(request)
+        return answer
+
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=connection.as_ssl_context()),
+        headers=connection.as_http_headers(),
+        proxy=connection.proxy_url,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        middlewares=(follow,),
+    )
+    return kopf.AiohttpSession(
+        server=connection.server, default_namespace=connection.default_namespace, priority=connection.priority, aiohttp_session=session
+    )
+
+
+def is_watch(url: URL) -> bool:
+    """True of a watch, as opposed to a list."""
+    return url.query.get("watch") == "true"
