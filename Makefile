@@ -88,6 +88,17 @@ bench-page: setup ## Write docs/reference/scale.md from the kept figures
 bench-gates: setup binaries operator-environment ## Compare with the gates: mean of several runs plus a fifth
 	$(PYTHON) benchmarks/operator/gates.py $(BENCH_FLAGS)
 
+##@ Longer tests, by themselves
+
+.PHONY: kueue
+kueue: setup binaries ## The queue's tests against Kueue itself, built from its Go module (the first time takes minutes)
+	$(PYTHON) -c 'from finetune_devcluster.binaries import ensure_binaries; ensure_binaries(["kueue", "helm"])'
+	FINETUNE_REAL_KUEUE=1 $(PYTEST) tests/integration/kueue
+
+.PHONY: drill
+drill: setup binaries ## One run preempted twenty times at random steps on a real node; writes docs/reference/preemption-drill.md
+	$(PYTEST) tests/e2e/test_preemption.py --drill-full --drill-report docs/reference/preemption-drill.md
+
 ##@ Development
 
 .PHONY: setup

@@ -12,7 +12,7 @@ from typing import Final
 from finetune_operator.kube.client import ApiError, KubeClient, Resource
 from finetune_operator.kueue.workloads import GROUP, PLURAL, VERSIONS, WorkloadBook
 
-ABSENT_SECONDS: Final = 30.0
+ABSENT_SECONDS: Final = 10.0
 """How often is looked whether Kueue has been installed."""
 RETRY_SECONDS: Final = 2.0
 WATCH_SECONDS: Final = 270

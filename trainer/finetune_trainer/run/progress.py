@@ -50,6 +50,11 @@ class SpeedMeter:
         spent = sum(end - begin for begin, end, _ in self._steps)
         return sum(tokens for _, _, tokens in self._steps) / spent if spent > 0 else None
 
+    @property
+    def longest(self) -> float | None:
+        """Longest of the last steps, in seconds."""
+        return max((end - begin for begin, end, _ in self._steps), default=None)
+
     def estimate_remaining(self, steps: int) -> float | None:
         """Return the seconds that ``steps`` more steps take at the present speed, with the evaluations and checkpoints between them."""
         if not self._steps:
@@ -72,6 +77,7 @@ class RunProgress:
         self._epoch = 0.0
         self._updated = datetime.now(UTC)
         self._gpu_peak: int | None = None
+        self._checkpoint_seconds: float | None = None
         self.device: str | None = None
         self.total_steps = 0
         self.tokens_seen = 0
@@ -128,6 +134,11 @@ class RunProgress:
         if math.isfinite(loss):
             self._curve.add(step, max(-_LOSS_LIMIT, min(loss, _LOSS_LIMIT)))
 
+    def note_checkpoint_time(self, seconds: float) -> None:
+        """Take note of how long a checkpoint took, from its beginning to its last byte in the store."""
+        with self._lock:
+            self._checkpoint_seconds = max(seconds, self._checkpoint_seconds or 0.0)
+
     def get(self, name: str) -> float | None:
         """Return the last value of a metric."""
         with self._lock:
@@ -164,6 +175,8 @@ class RunProgress:
                 grad_norm=_bound(self._values.get("grad_norm"), 0, _MEASURE_LIMIT),
                 tokens_per_second=_bound(self._speed.tokens_per_second, 0, _MEASURE_LIMIT),
                 tokens_seen=self.tokens_seen or None,
+                step_seconds=_bound(self._speed.longest, 0, _MEASURE_LIMIT),
+                checkpoint_seconds=_bound(self._checkpoint_seconds, 0, _MEASURE_LIMIT),
                 gpu_memory_peak_bytes=self._gpu_peak,
                 history=self._curve.thin(),
             )

@@ -1,0 +1,171 @@
+"""Runs in a queue, from waiting to preemption and back, on a real API server."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from finetune_api.reasons import Reason
+from finetune_devcluster import Cluster
+from tests.integration.kueue.conftest import REAL
+from tests.support.audit import read_writes
+from tests.support.fake_node import Script
+from tests.support.kueue_process import KueueProcess
+from tests.support.kueue_stand_in import KueueStandIn
+from tests.support.live_run import LiveRun, wait_until
+from tests.support.operator_process import USER
+from tests.support.world import build_summary
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300, func_only=True)]
+
+NewRun = Callable[[str], LiveRun]
+Kueue = KueueProcess | KueueStandIn
+QUEUED: dict[str, Any] = {"scheduling": {"queueName": "team"}}
+SECONDS = 60.0
+"""Longest wait: Kueue itself looks for room again within seconds, and evicts when the pod has gone."""
+
+
+def _ranked(priority: str) -> dict[str, Any]:
+    return {"scheduling": {"queueName": "team", "workloadPriorityClassName": priority}}
+
+
+def _interrupted(step: int = 4) -> Script:
+    return Script(interrupted=build_summary("interrupted", Reason.INTERRUPTED, checkpoint_step=step))
+
+
+def _workloads(run: LiveRun) -> list[dict[str, Any]]:
+    path = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{run.namespace}/workloads"
+    items: list[dict[str, Any]] = run.client.request("GET", path)["items"]
+    jobs = {job["metadata"]["uid"] for job in run.jobs()}
+    return [each for each in items if each["metadata"]["ownerReferences"][0]["uid"] in jobs]
+
+
+def test_a_run_waits_is_admitted_and_ends(kueue: Kueue, new_run: NewRun, queue_namespace: str, queue_plane: Cluster) -> None:
+    kueue.add_queue(queue_namespace, "team", gpus=1)
+    since = queue_plane.audit_log.stat().st_size
+    first, second = new_run("first"), new_run("second")
+    first.apply(QUEUED)
+    first.wait_phase("Running", SECONDS)
+    second.apply(QUEUED)
+    waiting = second.wait_reason(Reason.QUEUED, seconds=SECONDS)
+    wait_until(lambda: "insufficient" in second.condition()["message"], "the queue's own words", SECONDS, second.explain)
+    assert "Waits in queue team" in waiting["message"]
+    assert second.status["phase"] == "Queued"
+    assert second.condition("Admitted")["status"] == "False"
+    first.end_pod(0, build_summary())
+    second.wait_phase("Running", SECONDS)
+    queue = second.status["queue"]
+    (workload,) = _workloads(second)
+    assert (queue["name"], queue["workload"]) == ("team", workload["metadata"]["name"])
+    assert queue["clusterQueue"]
+    assert second.condition("Admitted")["status"] == "True"
+    assert second.status["queuedSeconds"] >= 1
+    (job,) = second.jobs()
+    assert job["spec"]["template"]["spec"]["nodeSelector"] == {"kubernetes.io/hostname": "fake-node"}
+    second.end_pod(0, build_summary())
+    assert second.wait_phase("Succeeded", SECONDS)["runningSeconds"] >= 0
+    writes = read_writes(queue_plane.audit_log, user=USER, namespace=queue_namespace, since=since)
+    ours = [write for write in writes if write.resource == "jobs" and write.verb != "create"]
+    assert ours == [], "the operator wrote to a Job that is the queue's"
+
+
+def test_a_preempted_run_says_so_waits_and_resumes(kueue: Kueue, new_run: NewRun, queue_namespace: str) -> None:
+    kueue.add_queue(queue_namespace, "team", gpus=1)
+    low, high = new_run("low"), new_run("high")
+    low.apply({**_ranked("low"), "backoffLimit": 0}, _interrupted())
+    low.wait_phase("Running", SECONDS)
+    high.apply(_ranked("high"))
+    high.wait_phase("Running", SECONDS)
+    message = low.wait_reason(Reason.PREEMPTED, seconds=SECONDS)["message"]
+    assert "InClusterQueue" in message
+    low.wait_phase("Queued", SECONDS)
+    assert low.condition("Admitted")["reason"] == Reason.PREEMPTED
+    high.end_pod(0, build_summary())
+    low.wait_phase("Running", SECONDS)
+    low.end_pod(0, build_summary())
+    status = low.wait_phase("Succeeded", SECONDS)
+    assert (status["restarts"], status["interruptions"], status.get("failures", 0)) == (1, 1, 0)
+    events = low.client.request("GET", f"/api/v1/namespaces/{low.namespace}/events?fieldSelector=involvedObject.name%3Dlow")["items"]
+    assert {"Preempted", "Completed"} <= {event["reason"] for event in events}
+
+
+def test_a_user_s_suspension_frees_the_quota_and_keeps_the_job(kueue: Kueue, new_run: NewRun, queue_namespace: str) -> None:
+    kueue.add_queue(queue_namespace, "team", gpus=1)
+    run, other = new_run("run"), new_run("other")
+    run.apply(QUEUED, _interrupted())
+    run.wait_phase("Running", SECONDS)
+    (job,) = run.jobs()
+    run.patch({"suspend": True})
+    run.wait_phase("Suspended", SECONDS)
+    other.apply(QUEUED)
+    other.wait_phase("Running", SECONDS)
+    time.sleep(1)  # nobody starts the suspended one again
+    assert run.status["phase"] == "Suspended"
+    (workload,) = _workloads(run)
+    assert workload["spec"]["active"] is False
+    run.patch({"suspend": False})
+    wait_until(lambda: run.status["phase"] == "Queued", "it is in the queue again", SECONDS, run.explain)
+    other.end_pod(0, build_summary())
+    run.wait_phase("Running", SECONDS)
+    run.end_pod(0, build_summary())
+    run.wait_phase("Succeeded", SECONDS)
+    assert [each["metadata"]["uid"] for each in run.jobs()] == [job["metadata"]["uid"]]
+
+
+def test_a_deactivated_run_says_how_to_go_on(kueue: Kueue, new_run: NewRun, queue_namespace: str) -> None:
+    kueue.add_queue(queue_namespace, "team", gpus=1)
+    run = new_run("run")
+    run.apply(QUEUED, _interrupted())
+    run.wait_phase("Running", SECONDS)
+    (workload,) = _workloads(run)
+    path = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{run.namespace}/workloads/{workload['metadata']['name']}"
+    run.client.request("PATCH", path, {"spec": {"active": False}}, "application/merge-patch+json")
+    message = run.wait_reason(Reason.DEACTIVATED, seconds=SECONDS)["message"]
+    assert "spec.suspend" in message
+    assert run.condition("Stalled")["status"] == "True"
+    run.patch({"suspend": True})
+    run.wait_phase("Suspended", SECONDS)
+    run.patch({"suspend": False})
+    run.wait_phase("Running", SECONDS)
+
+
+def test_a_queue_that_is_not_there_is_said(kueue: Kueue, new_run: NewRun, queue_namespace: str) -> None:
+    run = new_run("run")
+    run.apply(QUEUED)
+    message = run.wait_reason(Reason.INADMISSIBLE, seconds=SECONDS)["message"]
+    assert "LocalQueue team doesn't exist" in message
+    assert run.condition("Stalled")["status"] == "True"
+    kueue.add_queue(queue_namespace, "team", gpus=1)
+    run.wait_phase("Running", SECONDS)
+
+
+def test_preempted_twice_the_run_goes_on_in_a_new_job(kueue: Kueue, new_run: NewRun, queue_namespace: str) -> None:
+    kueue.add_queue(queue_namespace, "team", gpus=1)
+    low = new_run("low")
+    low.apply({**_ranked("low"), "backoffLimit": 0}, _interrupted())
+    for number in (1, 2):
+        low.wait_phase("Running", SECONDS)
+        high = new_run(f"high-{number}")
+        high.apply(_ranked("high"))
+        high.wait_phase("Running", SECONDS)
+        wait_until(lambda number=number: low.status.get("interruptions") == number, "it was interrupted", SECONDS, low.explain)
+        high.end_pod(0, build_summary())
+        high.wait_phase("Succeeded", SECONDS)
+    low.wait_phase("Running", SECONDS)
+    low.end_pod(0, build_summary())
+    status = low.wait_phase("Succeeded", SECONDS)
+    assert (status["attempt"], status["interruptions"], status["restarts"]) == (1, 2, 2)
+
+
+@pytest.mark.skipif(not REAL, reason="is Kueue's own webhook's work: `make kueue`")
+def test_kueue_s_own_default_queue_is_not_fought_over(kueue: Kueue, new_run: NewRun, queue_namespace: str, queue_plane: Cluster) -> None:
+    kueue.add_queue(queue_namespace, "default", gpus=1)
+    time.sleep(2)  # its webhook learns of the queue by a watch
+    since = queue_plane.audit_log.stat().st_size
+    run = new_run("run")
+    run.apply()
+    run.wait_phase("Running", SECONDS)
+    assert run.status["queue"]["name"] == "default"
+    writes = read_writes(queue_plane.audit_log, user=USER, namespace=queue_namespace, since=since)
+    assert [write for write in writes if write.resource == "jobs" and write.verb != "create"] == []
