@@ -26,6 +26,12 @@ NOTES = pytest.StashKey[list[str]]()
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The drill of preemptions has a long form."""
+    parser.addoption("--drill-full", action="store_true", help="twenty preemptions, some of them kills, instead of two")
+    parser.addoption("--drill-report", type=Path, help="file that the drill's table is written into")
+
+
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[Path, subprocess.Popen[str]]]":
     """The folder of model and data, and the process that is writing it: torch takes seconds to load, so this goes on beside the rest."""

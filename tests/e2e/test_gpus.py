@@ -1,8 +1,5 @@
-"""A GPU that a node advertises and does not have: an error that says so; or, where the chart allows it, training on the CPU, preempted and
-resumed as on a real one.
-"""
+"""A GPU that a node advertises and does not have: an error that says so; or, where the chart allows it, training on the CPU."""
 
-import json
 import time
 from collections.abc import Iterator
 
@@ -16,7 +13,6 @@ pytestmark = pytest.mark.node
 
 SECONDS = 10.0
 """Longest time from the pod's end to the reason."""
-STEPS = 400
 ENDLESS = 100_000
 """Steps of a run that is still training when the test ends."""
 
@@ -35,18 +31,6 @@ def upgraded(runs: Runs) -> Iterator[None]:
     runs.release.install(development__simulatedGpus="true")
     yield
     runs.release.install()
-
-
-@pytest.fixture
-def priority_classes(runs: Runs) -> Iterator[None]:
-    """Priorities `e2e-low` and `e2e-high`."""
-    classes = [
-        {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": f"e2e-{name}"}, "value": value}
-        for name, value in (("low", 10), ("high", 1000))
-    ]
-    runs.cluster.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": classes}))
-    yield
-    runs.cluster.kubectl("delete", "priorityclass", "e2e-low", "e2e-high")
 
 
 def test_a_gpu_without_cuda_fails_the_run_at_once_and_once(runs: Runs, namespace: str) -> None:
@@ -89,27 +73,3 @@ def test_a_simulated_gpu_trains_on_the_cpu_and_status_says_so(runs: Runs, namesp
     assert any("trains on the CPU: this cluster's GPUs are simulated" in message for message in messages)
     assert "simulated" in condition_of(ended, "Accepted")["message"]
     assert ended["status"]["gpus"] == 1
-
-
-@pytest.mark.usefixtures("upgraded", "priority_classes")
-def test_a_preempted_run_loses_nothing_and_costs_no_retry(runs: Runs, namespace: str) -> None:
-    gpu = {"resources": {"gpus": 1}}
-    low = runs.apply(namespace, "low", {**gpu, "training": {"maxSteps": STEPS}, "scheduling": {"priorityClassName": "e2e-low"}})
-    low.wait_first_step()
-    high = runs.apply(namespace, "high", {**gpu, "scheduling": {"priorityClassName": "e2e-high"}})
-    high.wait_success()
-    ended = low.wait_success()
-    first = low.pods()[0]
-    assert low.exit_code_of(first) == ExitCode.INTERRUPTED
-    step = low.checkpoint_step_of(first)
-    assert 1 <= step < STEPS
-    assert ended["status"]["restarts"] == 1
-    assert [at for at, _ in low.read_losses(ended)] == list(range(1, STEPS + 1))
-    assert f"going on from the checkpoint of step {step} of {STEPS}" in low.log(low.pods()[-1])
-    # backoffLimit is 0, so one failure that counts would have ended the run.
-    (job,) = low.jobs()
-    assert job["spec"]["backoffLimit"] == 0
-    assert job["status"].get("failed", 0) == 0
-    reasons = {condition_of(body, "Succeeded").get("reason") for body in low.history()}
-    assert reasons >= {"Training", "Interrupted", "Completed"}
-    runs.notes.append(f"preempted at step {step} of {STEPS}")

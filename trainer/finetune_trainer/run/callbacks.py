@@ -117,6 +117,7 @@ class RunCallback(TrainerCallback):
         folder = Path(args.output_dir or "", f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
         values = {name: value for name in MEASURED if (value := self._progress.get(name)) is not None and math.isfinite(value)}
         write_run_state(folder, RunState(tokens_seen=self._trainer.tokens_seen, values=values, evaluation=self._progress.evaluation))
+        self._progress.note_saving(time.monotonic() - self._trainer.saving_begun)
         fields = self._build_fields(state.global_step)
         if self._interruption.requested:
             self._uploader.publish_now(folder, fields)

@@ -77,7 +77,8 @@ class RunProgress:
         self._epoch = 0.0
         self._updated = datetime.now(UTC)
         self._gpu_peak: int | None = None
-        self._checkpoint_seconds: float | None = None
+        self._saving_seconds = 0.0
+        self._publishing_seconds: float | None = None
         self.device: str | None = None
         self.total_steps = 0
         self.tokens_seen = 0
@@ -134,10 +135,19 @@ class RunProgress:
         if math.isfinite(loss):
             self._curve.add(step, max(-_LOSS_LIMIT, min(loss, _LOSS_LIMIT)))
 
-    def note_checkpoint_time(self, seconds: float) -> None:
-        """Take note of how long a checkpoint took, from its beginning to its last byte in the store."""
+    def note_saving(self, seconds: float) -> None:
+        """Take note of how long a checkpoint took to be saved on the local disk."""
         with self._lock:
-            self._checkpoint_seconds = max(seconds, self._checkpoint_seconds or 0.0)
+            self._saving_seconds = max(seconds, self._saving_seconds)
+
+    def note_publishing(self, seconds: float) -> None:
+        """Take note of how long a checkpoint took to be brought to the store."""
+        with self._lock:
+            self._publishing_seconds = max(seconds, self._publishing_seconds or 0.0)
+
+    @property
+    def _checkpoint_seconds(self) -> float | None:
+        return self._saving_seconds + self._publishing_seconds if self._publishing_seconds is not None else None
 
     def get(self, name: str) -> float | None:
         """Return the last value of a metric."""

@@ -185,7 +185,7 @@ class Run:
             eval_dataset=data.eval,
             processing_class=tokenizer,
         )
-        uploader = CheckpointUploader(checkpoints, training.checkpoint.keep, self._note_checkpoint)
+        uploader = CheckpointUploader(checkpoints, training.checkpoint.keep, self._note_checkpoint, self.progress.note_publishing)
         trainer.remove_callback(PrinterCallback)  # it prints to standard output, past the log
         trainer.add_callback(
             RunCallback(

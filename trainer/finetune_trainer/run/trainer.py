@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ class RunTrainer(SFTTrainer):
         self._interruption = interruption
         self._held_out_loss = 0.0
         self._held_out_tokens = 0
+        self.saving_begun = 0.0
+        """When the newest checkpoint was begun, on the monotonic clock."""
         super().__init__(**options)
 
     @property
@@ -93,6 +96,10 @@ class RunTrainer(SFTTrainer):
         self._held_out_loss += float(result[0]) * tokens
         self._held_out_tokens += tokens
         return result
+
+    def _save_checkpoint(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
+        self.saving_begun = time.monotonic()
+        super()._save_checkpoint(*args, **options)  # type: ignore[no-untyped-call]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save the adapter alone: the tokenizer is the base model's, and the settings are in the manifest instead of in a pickle."""
