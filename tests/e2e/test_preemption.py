@@ -1,8 +1,8 @@
 """Two GPUs, more who want them, and one run that is preempted again and again: it loses no step, no retry, and ends as if undisturbed.
 
-The GPUs are simulated, the preemption is the scheduler's own: a pod of higher priority comes, the trainer gets SIGTERM, writes its checkpoint
-and goes; when the other is gone, the run goes on. Short in every test run, and long by `make drill`, where some of the pods are killed
-outright.
+The GPUs are simulated, the preemption is the scheduler's own: a pod of higher priority comes, the trainer gets SIGTERM, writes its
+checkpoint and goes; when the other is gone, the run goes on. Short in every test run, and long by `make drill`, where some of the pods are
+killed outright.
 """
 
 import json
@@ -197,21 +197,23 @@ def _render(seen: list[Disturbance], steps: int, worst: float, status: Manifest)
         for each in seen
     )
     polite = [each for each in seen if each.how == "preempted"]
+    again = sum(each.reached - each.resumed_from for each in polite)
     return f"""# Drill: one run, preempted {len(seen)} times
 
 Written by `make drill` on a real node with two simulated GPUs. One run of {steps} steps (a tiny Llama on the CPU, a checkpoint every
-{EVERY_STEPS} steps) is disturbed {len(seen)} times, at moments drawn with the seed {SEED}: {len(polite)} times by a pod of higher priority that
-takes its GPU (the scheduler's own preemption), {len(seen) - len(polite)} times by SIGKILL.
+{EVERY_STEPS} steps) is disturbed {len(seen)} times, at moments drawn with the seed {SEED}: {len(polite)} times by a pod of higher
+priority that takes its GPU (the scheduler's own preemption), {len(seen) - len(polite)} times by SIGKILL.
 
 | no. | what happened | at step | went on from step | steps done twice | seconds without a trainer | attempt |
 | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-- Steps lost by {len(polite)} preemptions: {sum(each.reached - each.resumed_from for each in polite)}. A kill may cost up to {EVERY_STEPS} steps,
-  which are done again; the step named for it is the last one reported, so it is a lower bound.
+- Steps lost by {len(polite)} preemptions: {again}. A kill may cost up to {EVERY_STEPS} steps, which are done again; the step named for
+  it is the last one reported, so it is a lower bound.
 - The loss of each of the {steps} steps, against that of an undisturbed run: largest difference {worst:g}.
 - Status at the end: {status["restarts"]} restarts, {status["interruptions"]} interruptions, {status.get("failures", 0)} failures of a
   `backoffLimit` of {len(seen) - len(polite)}, attempt {status["attempt"]}.
-- "Seconds without a trainer" are from the end of one pod's trainer to the start of the next one's. The Job controller waits 10 s after a Job's first
-  failed pod and twice as long after each further one; every second interruption therefore ends in a new Job, which does not wait.
+- "Seconds without a trainer" are from the end of one pod's trainer to the start of the next one's. The Job controller waits 10 s after a
+  Job's first failed pod and twice as long after each further one; every second interruption therefore ends in a new Job, which does not
+  wait.
 """
