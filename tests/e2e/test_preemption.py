@@ -136,7 +136,7 @@ def test_a_run_that_is_preempted_again_and_again_ends_as_if_undisturbed(
     runs: Runs, namespace: str, images: dict[str, str], pytestconfig: pytest.Config
 ) -> None:
     full: bool = pytestconfig.getoption("--drill-full")
-    times, steps = (20, 6000) if full else (2, 800)
+    times, steps = (20, 3600) if full else (2, 800)
     dice = random.Random(SEED)  # noqa: S311  # chooses moments, guards nothing
     kills = {number for number in range(1, times + 1) if full and number % KILLED_EVERY == 0}
     training = {"training": {"maxSteps": steps, "checkpoint": {"everySteps": EVERY_STEPS}}}
