@@ -29,6 +29,7 @@ FOLLOW_UP_SECONDS: Final = 0.1
 
 RELIST_SECONDS: Final = 1.0
 """A watch that begins anew shows its objects one by one; this long after it began, the store is compared with lists."""
+TAKE_OVER_RETRY_SECONDS: Final = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class Intake:
         self.last_resync = 0.0
         """When the last complete comparison ended, on the monotonic clock; 0 before the first."""
         self._relisted = asyncio.Event()
+        self._reigns = False
+        """The FineTuneJobs were listed once since this operator began to work."""
 
     def take(self, resource: Resource, event_type: str | None, body: Object) -> None:
         """Take in one watch event; without a type, it is of the list with which a watch began."""
@@ -64,6 +67,21 @@ class Intake:
         """Take note that a watch begins anew, at the start or after a gap: what was deleted before, it never tells."""
         self._relisted.set()
 
+    async def take_over(self) -> None:
+        """Begin a reign: look at everything anew, and queue every run and sweep. What was done until now was another replica's."""
+        while True:
+            self._reigns = False
+            try:
+                await self.resync()
+            except ApiError as error:
+                log.warning("taking over: %s", error)
+                await asyncio.sleep(TAKE_OVER_RETRY_SECONDS)
+            else:
+                break
+        for resource in (FINETUNEJOBS, FINETUNESWEEPS):
+            for uid in self._store.uids(resource):
+                self._notice(resource, uid)
+
     async def resync(self) -> None:
         """Compare the store with complete lists, so that what a broken watch has missed (deletions above all) is noticed.
 
@@ -79,8 +97,9 @@ class Intake:
                     raise
                 for owner in self._store.replace(resource, listing.items, listing.version, namespace):
                     self._notice(resource, owner)
-            if resource is FINETUNEJOBS and not self.last_resync:
+            if resource is FINETUNEJOBS and not self._reigns:
                 self._store.begin(self._client.server_time)
+                self._reigns = True
         self.last_resync = time.monotonic()
 
     async def resync_forever(self, every_seconds: float) -> None:

@@ -7,8 +7,9 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Coroutine, Iterable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import kopf
 import uvloop
@@ -23,6 +24,8 @@ from finetune_operator.intake import FOLLOW_UP_SECONDS, Intake
 from finetune_operator.kube.client import ApiError, KubeClient
 from finetune_operator.kube.store import Store
 from finetune_operator.kueue.follower import KueueFollower
+from finetune_operator.leadership.lease import Leadership
+from finetune_operator.leadership.sole import SoleOperator
 from finetune_operator.logs import configure_logging
 from finetune_operator.metrics import add_metrics_route, build_metrics
 from finetune_operator.observe import Observer
@@ -32,6 +35,7 @@ from finetune_operator.reports.authentication import Authenticator
 from finetune_operator.reports.book import ReportBook
 from finetune_operator.reports.credentials import ReceiverCredentials
 from finetune_operator.reports.receiver import Receiver
+from finetune_operator.reports.relay import Relay
 from finetune_operator.settings import OperatorSettings, SettingsInvalid, read_settings
 from finetune_operator.sweeps.observe import SweepObserver
 from finetune_operator.sweeps.reconcile import SweepReconciler
@@ -83,10 +87,16 @@ async def run(settings: OperatorSettings) -> None:
 
 
 async def _run(settings: OperatorSettings, client: KubeClient) -> None:
+    leadership = (
+        Leadership(client, settings.namespace, settings.lease, settings.identity, settings.report_address)
+        if settings.lease
+        else SoleOperator()
+    )
+    writer = client.fenced(lambda: leadership.seconds_left)
     queue, sweep_queue = WorkQueue(), WorkQueue()
     store = Store(on_trial=lambda sweep: sweep_queue.add_after(sweep, TRIAL_SECONDS))
     intake = Intake(client, store, queue, sweep_queue, settings.watch_namespaces)
-    book = ReportBook(client, store, _now)
+    book = ReportBook(writer, store, _now)
     service = settings.trainer.report_service
     hosts = [service.rsplit(":", 1)[0]] if service else ["localhost"]
     credentials = ReceiverCredentials(client, settings.namespace, settings.tls_secret, hosts, _now)
@@ -106,10 +116,11 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
         grace_seconds=settings.trainer.grace_seconds,
         follows_kueue=settings.kueue,
     )
-    actor = Actor(client, store, settings.trainer, reporting, kueue.book)
-    reconciler = Reconciler(client, store, observer, actor, book, _now, usage)
-    sweep_reconciler = SweepReconciler(client, store, SweepObserver(store), queue.add, _now)
-    receiver = Receiver(Authenticator(client), store, book)
+    actor = Actor(writer, store, settings.trainer, reporting, kueue.book)
+    reconciler = Reconciler(writer, store, observer, actor, book, _now, usage)
+    sweep_reconciler = SweepReconciler(writer, store, SweepObserver(store), queue.add, _now)
+    relay = Relay(leadership, hosts[0], lambda: credentials.authority)
+    receiver = Receiver(Authenticator(client), store, book, relay)
 
     health_app = build_health_app(lambda: intake.last_resync, settings.resync_seconds)
     add_metrics_route(health_app, registry)
@@ -118,7 +129,7 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
     await _wait_for_cluster(intake)
     runners = [health]
     await kueue.begin()
-    background = [intake.resync_forever(settings.resync_seconds), book.write_forever()]
+    background = [intake.resync_forever(settings.resync_seconds), leadership.follow()]
     background.append(kueue.follow_forever())
     if service:
         await credentials.load()
@@ -133,18 +144,41 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
         clusterwide=not settings.watch_namespaces,
         namespaces=settings.watch_namespaces,
     )
-    try:
+
+    async def work() -> None:
+        if settings.lease:
+            await intake.take_over()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(task) for task in background]
-            tasks += [group.create_task(work_forever(queue, reconciler.reconcile)) for _ in range(settings.workers)]
-            tasks += [group.create_task(work_forever(sweep_queue, sweep_reconciler.reconcile)) for _ in range(SWEEP_WORKERS)]
-            await watching  # returns on SIGTERM and SIGINT; raises where a watch broke for good
-            for task in tasks:
-                task.cancel()
+            group.create_task(book.write_forever())
+            for _ in range(settings.workers):
+                group.create_task(work_forever(queue, reconciler.reconcile))
+            for _ in range(SWEEP_WORKERS):
+                group.create_task(work_forever(sweep_queue, sweep_reconciler.reconcile))
+
+    async def lead() -> None:
+        while True:
+            await leadership.acquire()
+            await run_until(leadership.hold(), [work()])
+            book.clear()
+
+    try:
+        # Returns on SIGTERM and SIGINT; raises where a watch broke for good.
+        await run_until(watching, [*background, lead()])
+        await leadership.release()
     finally:
+        await relay.close()
         for runner in runners:
             await runner.cleanup()
     log.info("stopped")
+
+
+async def run_until(end: Coroutine[Any, Any, None], tasks: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run ``tasks`` until ``end`` returns, and return once they have stopped. The failure of one is the failure of all."""
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(task) for task in tasks]
+        await end
+        for task in running:
+            task.cancel()
 
 
 async def _wait_for_cluster(intake: Intake) -> None:

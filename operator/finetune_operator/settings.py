@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -54,6 +56,12 @@ class OperatorSettings:
     """Follow Kueue where it is installed."""
     gpu_prices: Mapping[str, float] = field(default_factory=dict)
     """Price of one GPU for one hour, by the resource that it is asked for by; runs on others have no cost."""
+    lease: str = ""
+    """Name of the Lease that the leading replica holds; empty where there is one operator only."""
+    identity: str = ""
+    """Name of this replica: its pod's."""
+    report_address: str = ""
+    """Host and port at which the other replicas reach this one's report receiver."""
     workers: int = 16
     """Jobs reconciled at the same time."""
     resync_seconds: float = 300.0
@@ -96,12 +104,21 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
         log_format=read("FINETUNE_LOG_FORMAT", "json", _one_of("json", "text")),
         kueue=read("FINETUNE_KUEUE", default=True, parse=_boolean),
         gpu_prices=read("FINETUNE_GPU_PRICES", {}, _prices),
+        lease=read("FINETUNE_LEASE", "", _namespace),
+        identity=environ.get("POD_NAME", "").strip() or f"{socket.gethostname()}-{os.getpid()}",
+        report_address=_read_address(environ),
         workers=read("FINETUNE_WORKERS", 16, _integer(1, 256)),
         resync_seconds=read("FINETUNE_RESYNC_SECONDS", 300.0, lambda text: float(_integer(5, 86_400)(text))),
     )
     if faults:
         raise SettingsInvalid("\n".join(faults))
     return settings
+
+
+def _read_address(environ: Mapping[str, str]) -> str:
+    host = environ.get("POD_IP", "").strip()
+    port = environ.get("FINETUNE_REPORT_PORT", "").strip() or "8443"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}" if host else ""
 
 
 def _one_of(*values: str) -> Callable[[str], str]:

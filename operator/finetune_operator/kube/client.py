@@ -4,6 +4,7 @@ kopf's own client retries for minutes; here a call either answers within :data:`
 when to try again.
 """
 
+import copy
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ JOBS: Final = Resource("batch", "v1", "jobs")
 PODS: Final = Resource("", "v1", "pods")
 EVENTS: Final = Resource("", "v1", "events")
 SECRETS: Final = Resource("", "v1", "secrets")
+LEASES: Final = Resource("coordination.k8s.io", "v1", "leases")
 TOKEN_REVIEWS: Final = Resource("authentication.k8s.io", "v1", "tokenreviews")
 
 
@@ -115,6 +117,17 @@ class KubeClient:
             # Compression costs both sides more time than it saves on a cluster's own network.
             skip_auto_headers=("Accept-Encoding",),
         )
+        self._seconds_left: Callable[[], float] | None = None
+
+    def fenced(self, seconds_left: Callable[[], float]) -> Self:
+        """Return this client with a fence around its writes: they are sent, and waited for, only as long as ``seconds_left`` says.
+
+        The question is asked when nothing more has to be waited for but the connection, and the same time bounds the whole call. So a
+        process that was stopped in the middle and goes on later sends nothing that it hadn't sent before.
+        """
+        twin = copy.copy(self)
+        twin._seconds_left = seconds_left
+        return twin
 
     @classmethod
     async def connect(cls, user_agent: str = "finetune-operator") -> Self:
@@ -225,9 +238,16 @@ class KubeClient:
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, content_type: str = "application/json"
     ) -> Manifest:
         data = orjson.dumps(body) if body is not None else None
+        seconds = REQUEST_TIMEOUT
+        if method != "GET" and self._seconds_left is not None:
+            seconds = min(seconds, self._seconds_left())
+            if seconds <= 0:
+                raise ApiError(0, "NotLeading", "this replica does not lead any more", f"{method} {path}")
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        url = URL(f"{self._server}{path}", encoded=True)
         try:
             headers = {**self._build_headers(), "Content-Type": content_type}
-            async with self._session.request(method, URL(f"{self._server}{path}", encoded=True), headers=headers, data=data) as answer:
+            async with self._session.request(method, url, headers=headers, data=data, timeout=timeout) as answer:
                 content = await answer.read()
         except (TimeoutError, aiohttp.ClientError, OSError, NoClusterError) as error:
             raise ApiError(0, type(error).__name__, str(error), f"{method} {path}") from error

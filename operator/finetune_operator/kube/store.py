@@ -117,6 +117,10 @@ class Store:
         """Return the FineTuneJob with this UID."""
         return self._objects[FINETUNEJOBS].get(uid)
 
+    def uids(self, resource: Resource) -> list[str]:
+        """Return the UIDs of all objects of this kind."""
+        return list(self._objects[resource])
+
     def finetunejobs(self) -> list[Object]:
         """Return every FineTuneJob."""
         return list(self._objects[FINETUNEJOBS].values())

@@ -66,6 +66,11 @@ class ReportBook:
         self._enqueue(uid, entry, entry.next_write)
         return True
 
+    def clear(self) -> None:
+        """Forget everything: another replica leads, and knows better by the time that this one leads again."""
+        self._entries.clear()
+        self._due.clear()
+
     def close(self, uid: str) -> None:
         """Forget the run: its end is about to be written, and no report may overwrite it."""
         self._entries.pop(uid, None)

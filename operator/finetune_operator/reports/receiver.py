@@ -15,6 +15,7 @@ from finetune_operator.objects import controller_uid_of, has_started, is_over, n
 from finetune_operator.reports.authentication import Authenticator, Refused, Sender
 from finetune_operator.reports.book import ReportBook
 from finetune_operator.reports.limits import RateLimit
+from finetune_operator.reports.relay import Relay
 
 REPORTS_PER_SECOND: Final = 1.0
 REPORTS_AT_ONCE: Final = 5.0
@@ -28,10 +29,12 @@ log = logging.getLogger(__name__)
 class Receiver:
     """Takes reports and answers 202, or says why not. It never answers with anything about another run."""
 
-    def __init__(self, authenticator: Authenticator, store: Store, book: ReportBook) -> None:
+    def __init__(self, authenticator: Authenticator, store: Store, book: ReportBook, relay: Relay | None = None) -> None:
+        """Make a receiver; ``relay`` takes the reports of a replica that does not lead."""
         self._authenticator = authenticator
         self._store = store
         self._book = book
+        self._relay = relay
         self._rate = RateLimit(REPORTS_PER_SECOND, REPORTS_AT_ONCE)
         self.received = 0
         self.refused = 0
@@ -50,6 +53,9 @@ class Receiver:
             if not self._rate.allows(sender.pod_uid):
                 raise Refused(429, "too many reports from this pod")
             self._check_ownership(sender, report)
+            if self._relay is not None and self._relay.is_needed:
+                status, text = await self._relay.hand_on(await request.read(), request.headers["Authorization"])
+                return web.Response(status=status, body=text, content_type="application/json")
             if not self._book.offer(report.job.uid, sender.pod_uid, report):
                 raise Refused(409, "not newer than the last report of this pod")
         except Refused as refusal:
