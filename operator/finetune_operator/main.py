@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -87,11 +87,7 @@ async def run(settings: OperatorSettings) -> None:
 
 
 async def _run(settings: OperatorSettings, client: KubeClient) -> None:
-    leadership = (
-        Leadership(client, settings.namespace, settings.lease, settings.identity, settings.report_address)
-        if settings.lease
-        else SoleOperator()
-    )
+    leadership = _build_leadership(settings, client)
     writer = client.fenced(lambda: leadership.seconds_left)
     queue, sweep_queue = WorkQueue(), WorkQueue()
     store = Store(on_trial=lambda sweep: sweep_queue.add_after(sweep, TRIAL_SECONDS))
@@ -155,21 +151,29 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
             for _ in range(SWEEP_WORKERS):
                 group.create_task(work_forever(sweep_queue, sweep_reconciler.reconcile))
 
-    async def lead() -> None:
-        while True:
-            await leadership.acquire()
-            await run_until(leadership.hold(), [work()])
-            book.clear()
-
     try:
         # Returns on SIGTERM and SIGINT; raises where a watch broke for good.
-        await run_until(watching, [*background, lead()])
+        await run_until(watching, [*background, _lead_forever(leadership, work, book)])
         await leadership.release()
     finally:
         await relay.close()
         for runner in runners:
             await runner.cleanup()
     log.info("stopped")
+
+
+def _build_leadership(settings: OperatorSettings, client: KubeClient) -> Leadership | SoleOperator:
+    if not settings.lease:
+        return SoleOperator()
+    return Leadership(client, settings.namespace, settings.lease, settings.identity, settings.report_address, settings.lease_times)
+
+
+async def _lead_forever(leadership: Leadership | SoleOperator, work: Callable[[], Coroutine[Any, Any, None]], book: ReportBook) -> None:
+    """Work whenever this replica leads, and only then."""
+    while True:
+        await leadership.acquire()
+        await run_until(leadership.hold(), [work()])
+        book.clear()
 
 
 async def run_until(end: Coroutine[Any, Any, None], tasks: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 _IMAGE: Final = re.compile(r"^\S{1,1024}$")
 _NAMESPACE: Final = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
@@ -39,6 +39,25 @@ class TrainerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseTimes:
+    """All in seconds."""
+
+    duration: float = 10.0
+    """A Lease that has not changed for so long may be taken over."""
+    validity: float = 7.0
+    """A leader writes for so long after it last began a renewal that succeeded. What is left of `duration` is for calls under way."""
+    renewal: float = 2.0
+    """Time between two renewals."""
+    retry: float = 1.0
+    """Time between two looks of a follower."""
+
+    @classmethod
+    def of(cls, duration: float) -> Self:
+        """Return the times that go with a Lease of ``duration``."""
+        return cls(duration, validity=0.7 * duration, renewal=0.2 * duration, retry=min(1.0, 0.1 * duration))
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorSettings:
     """The operator's own settings. See the chart's values for what each is for."""
 
@@ -58,6 +77,8 @@ class OperatorSettings:
     """Price of one GPU for one hour, by the resource that it is asked for by; runs on others have no cost."""
     lease: str = ""
     """Name of the Lease that the leading replica holds; empty where there is one operator only."""
+    lease_times: LeaseTimes = LeaseTimes()
+    """How long the Lease lasts, and what follows from it."""
     identity: str = ""
     """Name of this replica: its pod's."""
     report_address: str = ""
@@ -105,6 +126,7 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
         kueue=read("FINETUNE_KUEUE", default=True, parse=_boolean),
         gpu_prices=read("FINETUNE_GPU_PRICES", {}, _prices),
         lease=read("FINETUNE_LEASE", "", _namespace),
+        lease_times=LeaseTimes.of(read("FINETUNE_LEASE_SECONDS", 10, _integer(2, 300))),
         identity=environ.get("POD_NAME", "").strip() or f"{socket.gethostname()}-{os.getpid()}",
         report_address=_read_address(environ),
         workers=read("FINETUNE_WORKERS", 16, _integer(1, 256)),

@@ -1,8 +1,9 @@
 """Holding a Lease, in the manner of client-go's leader election, with a deadline that a write can be held to.
 
 Nobody's wall clock matters. A follower takes the Lease over when it has not seen it change for its whole duration, by its own clock.
-The leader counts its time from *before* it sent the last renewal that succeeded, and stops :attr:`LeaseTimes.validity` later, well
-before anyone may take over. The clock is the kernel's, and goes on while the process is stopped or the machine sleeps.
+The leader counts its time from *before* it sent the last renewal that succeeded, and stops writing when
+:attr:`~finetune_operator.settings.LeaseTimes.validity` is over, well before anyone may take the Lease. The clock is the kernel's, and
+goes on while the process is stopped or the machine sleeps.
 """
 
 import asyncio
@@ -10,30 +11,16 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from finetune_operator.kube.client import LEASES, ApiError, KubeClient, Manifest
+from finetune_operator.settings import LeaseTimes
 
 ANNOTATION_ADDRESS: Final = "finetune.dev/report-address"
 """On the Lease: host and port of the leader's report receiver, for the replicas beside it."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseTimes:
-    """All in seconds."""
-
-    duration: float = 10.0
-    """A Lease that has not changed for so long may be taken over."""
-    validity: float = 7.0
-    """A leader writes for so long after it last began a renewal that succeeded. What is left of `duration` is for calls under way."""
-    renewal: float = 2.0
-    """Time between two renewals."""
-    retry: float = 1.0
-    """Time between two looks of a follower."""
 
 
 def read_clock() -> float:

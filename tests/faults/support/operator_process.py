@@ -87,6 +87,12 @@ class OperatorProcess:
         self._process.start()
         self.starts += 1
 
+    def send(self, sign: signal.Signals) -> None:
+        """Send a signal to the process."""
+        assert self._process is not None
+        assert self._process.pid is not None
+        os.kill(self._process.pid, sign)
+
     def kill(self) -> None:
         """End the process by SIGKILL, at once."""
         if self._process is not None:

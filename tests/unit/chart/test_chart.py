@@ -26,7 +26,10 @@ AUTHENTICATING = [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenr
 OWN_SECRET = [
     {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["finetune-operator-tls"], "verbs": ["get", "update", "patch"]}
 ]
-OWN_LEASE = [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}]
+OWN_LEASE = [
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["finetune-operator"], "verbs": ["get", "patch"]},
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+]
 EVERYTHING = {
     "watchNamespaces": ["team-a", "team-b"],
     "imagePullSecrets": [{"name": "registry"}],
@@ -57,7 +60,14 @@ def collect_rules(objects: list[dict[str, Any]]) -> dict[tuple[str, str | None],
 
 def read_environment(objects: list[dict[str, Any]]) -> dict[str, str]:
     container = find_one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    return {each["name"]: each.get("value", "finetune-system") for each in container["env"]}
+    return {
+        each["name"]: _FIELDS[each["valueFrom"]["fieldRef"]["fieldPath"]] if "valueFrom" in each else each["value"]
+        for each in container["env"]
+    }
+
+
+_FIELDS = {"metadata.namespace": "finetune-system", "metadata.name": "finetune-operator-abc", "status.podIP": "10.0.0.7"}
+"""What the downward API says of the operator's pod."""
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING, {"reports": {"enabled": False}}], ids=["defaults", "everything", "no-reports"])
@@ -129,9 +139,20 @@ def test_the_pod_is_restricted(render: Render, values: dict[str, Any]) -> None:
     assert container["resources"]["limits"]["memory"]
 
 
-def test_two_operators_never_run_at_once(render: Render) -> None:
-    spec = find_one(render(), "Deployment")["spec"]
-    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+def test_of_several_operators_one_leads(render: Render) -> None:
+    objects = render({"replicas": 2})
+    spec = find_one(objects, "Deployment")["spec"]
+    assert spec["replicas"] == 2
+    assert read_environment(objects)["FINETUNE_LEASE"] == "finetune-operator"
+    labels = spec["selector"]["matchLabels"]
+    (term,) = spec["template"]["spec"]["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["podAffinityTerm"]["labelSelector"]["matchLabels"] == labels
+    budget = find_one(objects, "PodDisruptionBudget")["spec"]
+    assert (budget["maxUnavailable"], budget["selector"]["matchLabels"]) == (1, labels)
+
+
+def test_one_operator_may_be_drained(render: Render) -> None:
+    assert "PodDisruptionBudget" not in {each["kind"] for each in render()}
 
 
 def test_the_secret_is_made_empty(render: Render) -> None:
@@ -166,6 +187,9 @@ def test_the_operator_understands_its_environment(render: Render) -> None:
         ),
         namespace="finetune-system",
         tls_secret="finetune-operator-tls",
+        lease="finetune-operator",
+        identity="finetune-operator-abc",
+        report_address="10.0.0.7:8443",
     )
 
 
@@ -186,6 +210,9 @@ def test_every_value_reaches_the_operator(render: Render) -> None:
         namespace="finetune-system",
         watch_namespaces=("team-a", "team-b"),
         tls_secret="finetune-operator-tls",
+        lease="finetune-operator",
+        identity="finetune-operator-abc",
+        report_address="10.0.0.7:8443",
         log_level="DEBUG",
         log_format="text",
         workers=32,
@@ -211,7 +238,7 @@ def test_the_crds_are_the_generated_ones() -> None:
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
-        ({"replicas": 2}, "replicas"),
+        ({"replicas": 0}, "replicas"),
         ({"trainer": {"image": {"repo": "x"}}}, "repo"),
         ({"logging": {"level": "LOUD"}}, "/logging/level"),
         ({"watchNamespaces": "team-a"}, "/watchNamespaces"),
