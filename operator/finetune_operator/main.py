@@ -5,6 +5,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -86,7 +87,7 @@ async def run(settings: OperatorSettings) -> None:
         await client.close()
 
 
-async def _run(settings: OperatorSettings, client: KubeClient) -> None:
+async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa: PLR0915  # everything is made here, in order
     leadership = _build_leadership(settings, client)
     writer = client.fenced(lambda: leadership.seconds_left)
     queue, sweep_queue = WorkQueue(), WorkQueue()
@@ -133,12 +134,17 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
         background.append(credentials.renew_forever())
     log.info("started in %.1f s with %d FineTuneJobs", time.monotonic() - started, len(store.finetunejobs()))
 
-    watching = kopf.operator(
-        registry=build_registry(intake),
-        settings=build_kopf_settings(),
-        standalone=True,
-        clusterwide=not settings.watch_namespaces,
-        namespaces=settings.watch_namespaces,
+    ready, stop = asyncio.Event(), asyncio.Event()
+    watching = asyncio.ensure_future(
+        kopf.operator(
+            registry=build_registry(intake),
+            settings=build_kopf_settings(),
+            standalone=True,
+            clusterwide=not settings.watch_namespaces,
+            namespaces=settings.watch_namespaces,
+            ready_flag=ready,
+            stop_flag=stop,
+        )
     )
 
     async def work() -> None:
@@ -152,10 +158,13 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
                 group.create_task(work_forever(sweep_queue, sweep_reconciler.reconcile))
 
     try:
-        # Returns on SIGTERM and SIGINT; raises where a watch broke for good.
-        await run_until(watching, [*background, _lead_forever(leadership, work, book)])
+        await run_until(_until_told(watching, ready), [*background, _lead_forever(leadership, work, book)])
+        # Before kopf has closed its watches, which takes a second or two: the other replicas wait for this.
         await leadership.release()
+        stop.set()
+        await watching
     finally:
+        watching.cancel()
         await relay.close()
         for runner in runners:
             await runner.cleanup()
@@ -174,6 +183,25 @@ async def _lead_forever(leadership: Leadership | SoleOperator, work: Callable[[]
         await leadership.acquire()
         await run_until(leadership.hold(), [work()])
         book.clear()
+
+
+async def _until_told(watching: asyncio.Future[None], ready: asyncio.Event) -> None:
+    """Return on SIGTERM or SIGINT, or when kopf ends; raise where a watch of its broke for good."""
+    told = asyncio.Event()
+
+    async def listen() -> None:
+        await ready.wait()  # until then kopf listens itself, and ends
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(sign, told.set)
+        await told.wait()
+
+    listening = asyncio.create_task(listen())
+    try:
+        await asyncio.wait({watching, listening}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        listening.cancel()
+    if watching.done():
+        watching.result()
 
 
 async def run_until(end: Coroutine[Any, Any, None], tasks: Iterable[Coroutine[Any, Any, None]]) -> None:

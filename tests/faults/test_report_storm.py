@@ -1,9 +1,7 @@
 """Reports by the thousand, true and false: what is true arrives, what is false doesn't, and the operator's own work goes on."""
 
 import asyncio
-import json
 import random
-import ssl
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -12,14 +10,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from finetune_api.names import ENV_CONFIG, report_audience
-from finetune_api.trainer_config import TrainerConfig
-from tests.faults.support.bench import Bench, Case
-from tests.faults.support.direct import Object
+from tests.faults.support.bench import Bench
 from tests.faults.support.figures import Figures
 from tests.faults.support.oracle import read_operator_writes
 from tests.faults.support.scenarios import SCENARIOS, measure_clean
-from tests.faults.support.witness import FINETUNEJOBS, JOBS, PODS
+from tests.faults.support.trainer_reports import Sender, make_sender
+from tests.faults.support.witness import FINETUNEJOBS, JOBS
 from tests.support.operator_process import NAMESPACE, TLS_SECRET
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
@@ -27,56 +23,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session"), py
 SENDERS = 4
 CONNECTIONS = 8
 """Of each sender, all used without a pause."""
-
-
-class Sender:
-    """The trainer of one run, and whoever else has its token."""
-
-    def __init__(self, case: Case, config: TrainerConfig, token: str) -> None:
-        assert config.reporting is not None
-        self.case, self.url, self.token = case, config.reporting.url, token
-        self.tls = ssl.create_default_context(cadata=config.reporting.ca_certificate)
-        self.job = config.job.model_dump()
-        self.step = 0
-
-    def build(self, step: int) -> Object:
-        """Return a true report."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        progress = {"percentage": min(100, step // 1000), "step": step, "totalSteps": 100_000, "epoch": 0.5, "lastUpdatedTime": now}
-        return {"job": self.job, "sequence": step, "stage": "training", "progress": progress, "metrics": {"loss": 1.5}}
-
-    def build_any(self, chance: random.Random) -> tuple[str, str, str]:
-        """Return the kind of a report, its text, and the token that it comes with."""
-        kind = chance.choice(["true", "true", "NaN", "a megabyte", "an old step", "forged", "no JSON", "another run's"])
-        self.step += 1
-        report, token = self.build(self.step), self.token
-        if kind == "an old step":
-            report = self.build(max(0, self.step - 100))
-        elif kind == "forged":
-            token = token[:-6] + "AAAAAA"
-        elif kind == "another run's":
-            report["job"] = {**self.job, "name": "other"}
-        text = json.dumps(report)
-        if kind == "NaN":
-            text = text.replace("1.5", "NaN")
-        elif kind == "a megabyte":
-            text = text[:-1] + ', "device": "' + "x" * 1_000_000 + '"}'
-        elif kind == "no JSON":
-            text = text[:-5]
-        return kind, text, token
-
-
-async def _make_sender(case: Case) -> Sender:
-    case.script.hold = asyncio.Event()
-    await case.create()
-    await case.until_phase("Running")
-    (job,), (pod,) = case.find(JOBS), case.find(PODS)
-    variables = job["spec"]["template"]["spec"]["containers"][0]["env"]
-    config = TrainerConfig.model_validate_json(next(each["value"] for each in variables if each["name"] == ENV_CONFIG))
-    bound = {"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
-    request = {"spec": {"audiences": [report_audience(config.job.uid)], "expirationSeconds": 3600, "boundObjectRef": bound}}
-    path = f"/api/v1/namespaces/{case.namespace}/serviceaccounts/default/token"
-    return Sender(case, config, (await case.bench.api.call("POST", path, request))["status"]["token"])
 
 
 async def _storm(sender: Sender, until: float, seed: int) -> Counter[tuple[str, int]]:
@@ -108,7 +54,7 @@ async def test_a_storm_of_reports(bench: Bench, figures: Figures, full: bool, se
     *cases, bystander = await bench.make_cases(SENDERS + 1)
     environ = {"FINETUNE_OPERATOR_NAMESPACE": NAMESPACE, "FINETUNE_TLS_SECRET": TLS_SECRET, "FINETUNE_LOG_LEVEL": "WARNING"}
     async with bench.operate([*cases, bystander], reports=True, **environ) as lane:
-        senders = await asyncio.gather(*map(_make_sender, cases))
+        senders = await asyncio.gather(*map(make_sender, cases))
         loop = asyncio.get_running_loop()
         since = datetime.now(UTC)
         storm = asyncio.gather(*(_storm(sender, loop.time() + seconds, seed + index) for index, sender in enumerate(senders)))

@@ -16,6 +16,7 @@ from finetune_operator.kube.client import (
     FINETUNEJOBS,
     FINETUNESWEEPS,
     JOBS,
+    LEASES,
     PODS,
     SECRETS,
     TOKEN_REVIEWS,
@@ -27,7 +28,7 @@ from tests.support.manifests import Manifest, merge
 
 RESOURCES = {
     resource.path(None).rsplit("/", 1)[0] + "/" + resource.plural: resource
-    for resource in (FINETUNEJOBS, FINETUNESWEEPS, JOBS, PODS, EVENTS, SECRETS, TOKEN_REVIEWS)
+    for resource in (FINETUNEJOBS, FINETUNESWEEPS, JOBS, PODS, EVENTS, SECRETS, LEASES, TOKEN_REVIEWS)
 }
 
 
@@ -125,8 +126,10 @@ class InMemoryApi(KubeClient):
         before = self.objects[call.resource][key]
         parts = ("status",) if call.subresource == "status" else tuple(part for part in call.body if part not in ("status", "metadata"))
         after = {**before, **{part: merge(before.get(part, {}), call.body.get(part, {})) for part in parts}}
-        if (labels := call.body.get("metadata", {}).get("labels")) is not None:
-            after["metadata"] = {**before["metadata"], "labels": merge(before["metadata"].get("labels", {}), labels)}
+        given = call.body.get("metadata", {})
+        for part in ("labels", "annotations"):
+            if part in given:
+                after["metadata"] = {**after["metadata"], part: merge(before["metadata"].get(part, {}), given[part])}
         return before if after == before else self.seed(call.resource, after)
 
     def _delete(self, call: Call, key: tuple[str, str]) -> Manifest:

@@ -198,14 +198,14 @@ class Bench:
 
     @asynccontextmanager
     async def operate(
-        self, cases: Sequence[Case], *, seed: int = 0, start: bool = True, reports: bool = False, **environ: str
+        self, cases: Sequence[Case], *, seed: int = 0, start: bool = True, reports: bool = False, replica: str = "", **environ: str
     ) -> AsyncIterator[Lane]:
         """Run an operator for ``cases`` behind a proxy; at the end it is killed and the namespaces are asked to go.
 
-        With ``reports`` it has its receiver.
+        With ``reports`` it has its receiver. A ``replica`` runs beside another operator, and leaves the namespaces alone.
         """
         namespaces = tuple(case.namespace for case in cases)
-        folder = self.folder / namespaces[0]
+        folder = self.folder / f"{namespaces[0]}{replica}"
         folder.mkdir()
         async with FaultProxy(self._kubeconfig, folder, seed=seed) as proxy:
             operator = OperatorProcess(proxy.kubeconfig, namespaces, folder / "operator.log", **environ)
@@ -219,7 +219,7 @@ class Bench:
             finally:
                 lane.operator.kill()
                 await lane.operator.wait_for_end()
-        for namespace in namespaces:
+        for namespace in () if replica else namespaces:
             await self.api.call("DELETE", f"/api/v1/namespaces/{namespace}")
 
     async def check_silence(self, cases: Sequence[Case], seconds: float, grace: float = 1.0) -> None:

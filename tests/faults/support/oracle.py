@@ -14,7 +14,7 @@ from tests.faults.support.direct import Object
 from tests.faults.support.witness import FINETUNEJOBS, JOBS, PODS, Sighting
 
 TERMINAL: Final = ("Succeeded", "Failed")
-_RISING: Final = ("attempt", "restarts", "gpuSeconds")
+_RISING: Final = ("attempt", "restarts", "gpuSeconds", "runningSeconds", "queuedSeconds")
 _OPERATOR: Final = "finetune-operator"
 
 
@@ -92,7 +92,9 @@ def _name_everything(history: Iterable[Sighting]) -> dict[str, str]:
 
 def _normalise_status(status: Object) -> Object:
     kept: dict[str, Any] = {
-        key: value for key, value in status.items() if key not in ("gpuSeconds", "startTime", "completionTime", "pod", "conditions")
+        key: value
+        for key, value in status.items()
+        if key not in ("gpuSeconds", "runningSeconds", "queuedSeconds", "startTime", "completionTime", "pod", "conditions")
     }
     kept["started"], kept["completed"] = "startTime" in status, "completionTime" in status
     kept["pod"] = {"known": "pod" in status, "accounted": "endTime" in status.get("pod", {})}

@@ -61,8 +61,7 @@ def collect_rules(objects: list[dict[str, Any]]) -> dict[tuple[str, str | None],
 def read_environment(objects: list[dict[str, Any]]) -> dict[str, str]:
     container = find_one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
     return {
-        each["name"]: _FIELDS[each["valueFrom"]["fieldRef"]["fieldPath"]] if "valueFrom" in each else each["value"]
-        for each in container["env"]
+        each["name"]: each["value"] if "value" in each else _FIELDS[each["valueFrom"]["fieldRef"]["fieldPath"]] for each in container["env"]
     }
 
 
