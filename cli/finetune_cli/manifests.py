@@ -34,7 +34,12 @@ def read_manifests(path: Path) -> list[dict[str, Any]]:
     if not is_valid(verdicts):
         raise ManifestInvalid(verdicts)
     documents = [document.value for document in read_documents(decode(content))]
-    return [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
+    jobs = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
+    if not jobs:
+        raise ManifestInvalid(
+            [Verdict(source, faults=[FaultFound(f"holds no {KIND}; other kinds are kubectl's: kubectl apply -f {source}")])]
+        )
+    return jobs
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from finetune_api.names import GROUP, KIND
+from finetune_api.names import GROUP, KIND, SWEEP_KIND
 from finetune_api.resource import SpecInvalid, parse_manifest
+from finetune_api.sweep import parse_sweep_manifest
 from finetune_cli.yaml_reader import YamlInvalid, read_documents
 
 
@@ -32,6 +33,8 @@ class Verdict:
     name: str | None = None
     namespace: str | None = None
     faults: list[FaultFound] = field(default_factory=list)
+    kind: str = KIND
+    """What it was held to."""
     skipped: str | None = None
     """What the document is, where it is no business of this project."""
 
@@ -53,7 +56,7 @@ def compute_verdicts(source: str, content: bytes) -> Iterator[Verdict]:
         yield Verdict(source, error.line, faults=[FaultFound(str(error), line=error.line)])
         return
     if not found:
-        yield Verdict(source, faults=[FaultFound(f"holds no {KIND}")])
+        yield Verdict(source, faults=[FaultFound(f"holds no {KIND} and no {SWEEP_KIND}")])
 
 
 def decode(content: bytes) -> str:
@@ -77,14 +80,18 @@ def _judge(source: str, value: Any, find_line: Any) -> Verdict:  # noqa: ANN401 
     metadata = value.get("metadata")
     name, namespace = (metadata.get("name"), metadata.get("namespace")) if isinstance(metadata, dict) else (None, None)
     name, namespace = (part if isinstance(part, str) else None for part in (name, namespace))
-    if kind is not None and kind != KIND and group != GROUP:
+    if kind is not None and kind not in (KIND, SWEEP_KIND) and group != GROUP:
         return Verdict(source, line, name, namespace, skipped=str(kind))
+    held_to = SWEEP_KIND if kind == SWEEP_KIND else KIND
     try:
-        parse_manifest(value)
+        if held_to == SWEEP_KIND:
+            parse_sweep_manifest(value)
+        else:
+            parse_manifest(value)
     except SpecInvalid as error:
         faults = [FaultFound(fault.message, fault.field, find_line(fault.path)) for fault in error.details]
-        return Verdict(source, line, name, namespace, sorted(faults, key=lambda fault: fault.line or 0))
-    return Verdict(source, line, name, namespace)
+        return Verdict(source, line, name, namespace, sorted(faults, key=lambda fault: fault.line or 0), held_to)
+    return Verdict(source, line, name, namespace, kind=held_to)
 
 
 def print_text(verdicts: list[Verdict], console: Console) -> None:
@@ -95,7 +102,9 @@ def print_text(verdicts: list[Verdict], console: Console) -> None:
         if verdict.skipped is not None:
             _print_line(console, _place(verdict, verdict.line), f"{verdict.skipped}: ", "not checked", style="dim")
         elif not verdict.faults:
-            _print_line(console, _place(verdict, verdict.line), f"{KIND} {verdict.name or '(named later)'} ", "is valid", style="green")
+            _print_line(
+                console, _place(verdict, verdict.line), f"{verdict.kind} {verdict.name or '(named later)'} ", "is valid", style="green"
+            )
 
 
 def _place(verdict: Verdict, line: int | None) -> str:

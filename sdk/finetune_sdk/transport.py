@@ -40,6 +40,8 @@ class Transport:
         :raises NoCluster: there is neither.
         """
         configuration = client.Configuration()
+        if kubeconfig is not None and not _is_file(kubeconfig):
+            raise NoCluster(f"there is no kubeconfig {kubeconfig}")
         try:
             await config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
             contexts, active = config.list_kube_config_contexts(config_file=kubeconfig)
@@ -119,6 +121,10 @@ class Transport:
     def _unreachable(self, what: str, error: BaseException) -> NoCluster:
         words = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
         return NoCluster(f"{what}: the API server at {self._configuration.host} can't be reached: {words}")
+
+
+def _is_file(path: str) -> bool:
+    return Path(path).expanduser().is_file()
 
 
 def _parse(content: str) -> Object:

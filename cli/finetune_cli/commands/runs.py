@@ -209,7 +209,8 @@ def retry(
 
 
 def compare(
-    names: Names,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Names of FineTuneJobs.")] = None,
+    selector: Annotated[str, typer.Option("--selector", "-l", help="Runs by label instead, e.g. finetune.dev/sweep-name=rates.")] = "",
     output: Annotated[DataFormat, typer.Option("--output", "-o", help="Form of the result.")] = DataFormat.TEXT,
     namespace: Namespace = None,
     context: Context = None,
@@ -221,10 +222,12 @@ def compare(
     from finetune_cli.tables import build_comparison
     from finetune_sdk import FineTuneClient
 
-    if len(names) < 2:
-        raise typer.BadParameter("must be two or more", param_hint="NAME...")
+    if bool(names) == bool(selector):
+        raise typer.BadParameter("give names, or --selector", param_hint="NAME...")
     with FineTuneClient(kubeconfig, context, namespace) as client:
-        runs = [client.get(name) for name in names]
+        runs = [client.get(name) for name in names] if names else client.list_runs(selector=selector)
+    if len(runs) < 2:
+        raise typer.BadParameter(f"there must be two runs or more; there are {len(runs)}", param_hint="NAME...")
     if output is not DataFormat.TEXT:
         print_data([{"name": run.name, "spec": run.body.get("spec"), "status": run.body.get("status")} for run in runs], output)
         return

@@ -131,6 +131,7 @@ def test_a_failed_run_is_retried_under_a_new_name(new_run: NewRun, shell: Shell,
     code, shown, _ = shell.run("compare", "run", "run-retry-1")
     assert code == 0
     assert re.search(r"training\.learningRate +0\.0002 +0\.0001", shown)
+    assert shell.run("compare", "run")[0] == 2, "one run is no comparison"
 
 
 def test_every_change_is_a_line_where_there_is_no_terminal(new_run: NewRun, shell: Shell) -> None:

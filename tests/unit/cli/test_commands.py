@@ -22,6 +22,7 @@ from tests.support.manifests import build_minimal_manifest
 from tests.support.world import NOW
 
 FINETUNE = str(Path(sys.executable).with_name("finetune"))
+EXAMPLE_SWEEP = Path(__file__).parents[3] / "examples" / "sweep.yaml"
 CONFIG = {
     "model_type": "qwen2",
     "hidden_size": 896,
@@ -112,10 +113,17 @@ def test_estimate_says_what_it_can_t_know(tmp_path: Path) -> None:
     assert (code, "can't be read" in said) == (CliExit.INVALID, True)
 
 
+def test_what_is_no_job_is_left_to_kubectl(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n---\n" + EXAMPLE_SWEEP.read_text())
+    code, _, said = run("submit", "-f", str(tmp_path / "other.yaml"))
+    assert code == 1
+    assert "holds no FineTuneJob; other kinds are kubectl's" in said
+
+
 def test_no_cluster_is_said_in_a_line(tmp_path: Path) -> None:
     code, _, said = run("list", "--kubeconfig", str(tmp_path / "none"))
     assert code == CliExit.CLUSTER
-    assert "no usable kubeconfig" in said
+    assert "there is no kubeconfig" in said
     config = {
         "apiVersion": "v1",
         "kind": "Config",

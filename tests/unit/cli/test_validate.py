@@ -66,6 +66,18 @@ def test_every_fault_is_named_with_its_line(tmp_path: Path) -> None:
     assert output.splitlines() == [line.format(path) for line in BAD_LINES]
 
 
+def test_a_sweep_is_checked_by_its_own_rules(tmp_path: Path) -> None:
+    example = Path(__file__).parents[3] / "examples" / "sweep.yaml"
+    code, output = run("validate", str(example))
+    assert (code, "FineTuneSweep" in output, "is valid" in output) == (0, True, True)
+    path = tmp_path / "sweep.yaml"
+    path.write_text(example.read_text().replace("parameters:", "parameter:"))
+    code, output = run("validate", str(path))
+    assert code == 1
+    assert "spec.parameters: must be given" in output
+    assert "spec.parameter: unknown field" in output
+
+
 def test_standard_input_and_several_files_are_read(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(GOOD)
@@ -89,8 +101,8 @@ def test_json_is_taken_and_given() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "<stdin>: holds no FineTuneJob"),
-        ("kind: Namespace\napiVersion: v1\n", "<stdin>: holds no FineTuneJob"),
+        ("", "<stdin>: holds no FineTuneJob and no FineTuneSweep"),
+        ("kind: Namespace\napiVersion: v1\n", "<stdin>: holds no FineTuneJob and no FineTuneSweep"),
         ("just text\n", "<stdin>:1: is no manifest"),
         ("[]\n", "<stdin>:1: is no manifest"),
         ("a: [\n", "<stdin>:2: expected the node content"),
