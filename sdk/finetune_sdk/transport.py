@@ -97,13 +97,18 @@ class Transport:
             ) as answer:
                 if answer.status >= 300:
                     raise build_error(answer.status, _parse(await answer.text()), what)
-                rest = b""
-                async for chunk in answer.content.iter_any():  # an object of a watch may be longer than any line that aiohttp splits
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        yield line
-                if rest:
-                    yield rest
+                try:
+                    rest = b""
+                    async for chunk in answer.content.iter_any():  # an object of a watch may be longer than any line that aiohttp splits
+                        *lines, rest = (rest + chunk).split(b"\n")
+                        for line in lines:
+                            yield line
+                    if rest:
+                        yield rest
+                finally:
+                    # Left half-way, it would be closed politely, for up to 30 seconds in the background.
+                    if answer.connection is not None and answer.connection.transport is not None:
+                        answer.connection.transport.abort()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise self._unreachable(what, error) from error
 
