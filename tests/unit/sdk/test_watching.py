@@ -33,10 +33,8 @@ class Server:
 
 
 async def follow(server: Server) -> list[str | None]:
-    seen: list[str | None] = []
-    async for body in watch_objects(server, "/path", {}, "watching"):  # type: ignore[arg-type]
-        seen.append(None if body is None else body["metadata"]["resourceVersion"])
-    return seen
+    versions = watch_objects(server, "/path", {}, "watching")  # type: ignore[arg-type]
+    return [None if body is None else str(body["metadata"]["resourceVersion"]) async for body in versions]
 
 
 @pytest.fixture(autouse=True)
