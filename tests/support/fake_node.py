@@ -44,6 +44,8 @@ class FakeNode:
         self.name = name
         self.scripts: dict[tuple[str, str], Script] = {}
         """By namespace and name of the FineTuneJob."""
+        self.dead_to: set[tuple[str, str]] = set()
+        """Namespace and name of the FineTuneJobs for whose pods it does nothing any more, as if it were lost."""
         self.faults: list[str] = []
         """What went wrong in the background."""
         self._stop = threading.Event()
@@ -99,6 +101,8 @@ class FakeNode:
     def _look_at(self, pod: Object) -> None:
         phase, going = pod["status"].get("phase"), "deletionTimestamp" in pod["metadata"]
         over = phase in ("Succeeded", "Failed")
+        if phase == "Running" and (pod["metadata"]["namespace"], pod["metadata"]["labels"].get(LABEL_JOB_NAME, "")) in self.dead_to:
+            return
         if going and not over and phase == "Running":
             self._end(pod, 75, self._script_of(pod).interrupted, [])
         elif going:

@@ -165,9 +165,12 @@ def _needs_new_job(observation: Observation, job: Object, now: datetime) -> bool
       first, twice as long after each further one, up to 10 minutes.
     - It was interrupted, and was measured to need longer to stop than this Job gives it.
     """
-    alive = [pod for pod in (*observation.pods, *observation.leftovers) if not is_over(pod)]
+    alive = [pod for pod in observation.pods if not is_over(pod)]
     if alive:
+        # Lost pods of former Jobs are beside the point: this Job does not wait for them.
         return all(is_lost(pod, now) for pod in alive)
+    if any(not is_lost(pod, now) for pod in observation.leftovers):
+        return False
     status = observation.status
     if status.attempt != observation.attempt or status.pod is None or status.pod.end_time is None or not status.attempt_interruptions:
         return False

@@ -161,6 +161,13 @@ def test_a_node_that_is_lost_for_good_is_got_over() -> None:
     assert compute_plan(observe(body, jobs=[JOB], pods=[pod]), at(LOST_SECONDS)) == RENEWED
 
 
+def test_the_new_job_is_left_alone_while_the_lost_pod_is_still_there() -> None:
+    lost = build_pod("lost", phase="Running", state=running(), deleting=True, created=NOW, controller="gone")
+    body = build_finetunejob(status={"phase": "Running", "attempt": 1})
+    job = build_stored_job(1, suspend=False)
+    assert compute_plan(observe(body, jobs=[job], pods=[lost]), at(LOST_SECONDS)).actions == ()
+
+
 def test_a_lost_pod_does_not_keep_the_next_job_waiting() -> None:
     pod = build_pod(phase="Running", state=running(), deleting=True, created=NOW, controller="gone")
     body = build_finetunejob(status={"phase": "Running", "attempt": 1})
