@@ -24,7 +24,7 @@ demo-down: setup ## Remove what `make demo KEEP=1` left
 	$(PYTHON) examples/quickstart/demo.py --down
 
 .PHONY: test
-test: setup lint unit operator-alone packages integration faults trainer e2e ## Every check and test, the fast ones first
+test: setup lint docs unit operator-alone packages integration faults trainer e2e ## Every check and test, the fast ones first
 
 ##@ Parts of the tests
 
@@ -111,6 +111,10 @@ setup: .venv/.synced ## The Python environment with everything in it
 $(UV):
 	python3 -m venv .tools
 	.tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.PHONY: docs
+docs: $(UV) ## The docs site, into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 UV_PROJECT_ENVIRONMENT=.venv-docs $(UV) run --quiet --frozen --only-group docs mkdocs build --strict
 
 .PHONY: generate
 generate: setup ## Write the CRD, the editors' schema and the reference anew from the models
