@@ -126,7 +126,7 @@ def create_namespace(cluster: Cluster, name: str) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each test twenty minutes; what fixtures do (build images, say) has deadlines of its own."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(1200, func_only=True))
 
 

@@ -92,7 +92,7 @@ class KueueStandIn:
             try:
                 self._look()
             except _UNREACHABLE as error:
-                if not any(code in str(error) for code in ("HTTP 404", "HTTP 409", "NamespaceTerminating")):
+                if not any(code in str(error) for code in ("HTTP 404", "HTTP 409", "HTTP 429", "NamespaceTerminating")):
                     self.faults.append(str(error))
 
     def _look(self) -> None:
