@@ -33,11 +33,11 @@ async def measure(count: int, rounds: int) -> None:
                 figures |= {f"ours ÷ textbook, {name}": ours[name] / textbook[name] for name in COMPARED}
                 figures["ours ÷ plain, jobs/s"] = ours["jobs/s"] / plain
                 results.append(figures)
+                save("baseline", results, jobs=count)
                 print(f"round {number + 1}:", ", ".join(f"{name} {value:.2f}" for name, value in figures.items()), flush=True)
     print(f"\n{count} FineTuneJobs, {rounds} rounds   median [least, most]")
     print("\n".join(render_spread(results)))
     print(f"times a textbook's jobs/s: {statistics.median(each['ours ÷ textbook, jobs/s'] for each in results):.1f}")
-    save("baseline", results, jobs=count)
 
 
 if __name__ == "__main__":

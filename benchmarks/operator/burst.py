@@ -74,10 +74,10 @@ async def measure(count: int, rounds: int, pods_per_second: int | None) -> None:
                 load = os.getloadavg()[0]
                 figures = {"plain Jobs/s": await measure_plain(bench, count), **await measure_burst(bench, count), "load before": load}
                 results.append(figures)
+                save("burst", results, jobs=count, pods_per_second=pods_per_second or 20)
                 print(f"round {number + 1}:", ", ".join(f"{name} {value:.2f}" for name, value in figures.items()), flush=True)
     print(f"\n{count} FineTuneJobs, {rounds} rounds   median [least, most]")
     print("\n".join(render_spread(results)))
-    save("burst", results, jobs=count, pods_per_second=pods_per_second or 20)
 
 
 if __name__ == "__main__":

@@ -356,5 +356,4 @@ def save(name: str, rounds: Sequence[Figures], **more: object) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"name": name, **describe_machine(), **more, "rounds": rounds}, indent=1) + "\n")
-    print(f"kept in {path.relative_to(ROOT)}")
     return path

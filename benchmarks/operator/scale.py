@@ -47,13 +47,13 @@ NODES = Resource("", "v1", "nodes")
 STAGES = Path(__file__).with_name("kwok.yaml")
 
 
-async def measure_growth(bench: Bench, counts: list[int]) -> list[Figures]:
+async def measure_growth(bench: Bench, counts: list[int]) -> None:
     """Bursts of growing size: how cost grows."""
-    rounds = []
+    rounds: list[Figures] = []
     for count in counts:
         rounds.append({"jobs": float(count), "load before": os.getloadavg()[0], **await measure_burst(bench, count)})
+        save("growth", rounds)
         print(f"{count} at once:", _render(rounds[-1]), flush=True)
-    return rounds
 
 
 async def measure_steady(bench: Bench, count: int, per_second: float) -> Figures:
@@ -259,7 +259,7 @@ async def measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if "growth" in options.only:
             async with open_bench("growth", Path(scratch)) as bench:
-                save("growth", await measure_growth(bench, options.growth))
+                await measure_growth(bench, options.growth)
         if "steady" in options.only:
             async with open_bench("steady", Path(scratch)) as bench:
                 save("steady", [await measure_steady(bench, options.jobs, options.per_second)])
