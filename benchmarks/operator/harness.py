@@ -4,6 +4,7 @@ Times come from the API server's audit log (microseconds, one clock), processor 
 """
 
 import asyncio
+import ctypes
 import importlib.metadata
 import json
 import os
@@ -41,6 +42,7 @@ LIBRARIES = ("kopf", "pydantic", "aiohttp", "orjson", "uvloop")
 OURS = ("finetune-operator",)
 
 Figures = dict[str, float]
+_PR_SET_PDEATHSIG = 1
 
 
 def build_finetunejob(name: str, **spec: object) -> dict[str, Any]:
@@ -71,7 +73,13 @@ class OperatorProcess:
         }
         self.started = time.monotonic()
         with log.open("ab") as output:
-            self._process = subprocess.Popen([PYTHON, *argv], env=environment, stdout=output, stderr=output)
+            self._process = subprocess.Popen(
+                [PYTHON, *argv],
+                env=environment,
+                stdout=output,
+                stderr=output,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509  # there is one thread
+            )
 
     @property
     def pid(self) -> int:
@@ -122,6 +130,11 @@ class OperatorProcess:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _end_with_parent() -> None:
+    """Let this process end with the benchmark, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def find_free_port() -> int:
