@@ -31,8 +31,9 @@ RUN --mount=type=secret,id=environment --mount=type=secret,id=ca-certificates \
 FROM tools AS requirements
 COPY pyproject.toml uv.lock /source/
 RUN for target in operator trainer; do \
+      extras="--extra $target"; if [ $target = trainer ]; then extras="$extras --extra trackers"; fi; \
       mkdir -p /requirements/$target && \
-      /opt/tools/bin/uv export --project /source --frozen --no-dev --extra $target --no-emit-project --no-header --no-annotate --quiet \
+      /opt/tools/bin/uv export --project /source --frozen --no-dev $extras --no-emit-project --no-header --no-annotate --quiet \
         --output-file /requirements/$target/requirements.txt && touch -d @0 /requirements/$target/requirements.txt /requirements/$target || exit 1; \
     done
 

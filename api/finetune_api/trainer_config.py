@@ -11,6 +11,7 @@ from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.output import OutputSpec
 from finetune_api.spec.source import DatasetSpec, ModelSpec
+from finetune_api.spec.tracking import TrackerSpec
 from finetune_api.spec.training import TrainingSpec
 
 
@@ -55,6 +56,8 @@ class TrainerConfig(StoredModel):
     """Hyperparameters."""
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
     """How the run is judged."""
+    tracking: list[TrackerSpec] = Field(default_factory=list)
+    """Trackers that figures are sent to."""
     output: OutputSpec
     """Where results go."""
     device: DeviceConfig

@@ -133,3 +133,4 @@ _PUSH_RULES: Final = (
     Rule.refusing("^hf://[^/]*/[^/]*/", "must have the form hf://organisation/name"),
 )
 PushUri = Annotated[str, Field(min_length=1, max_length=160), Obeys(*_PUSH_RULES)]
+TrackerUrl = Annotated[str, Field(max_length=512, pattern=f"^https?://{_HOST}(:{_PORT})?(/[-A-Za-z0-9._~]+)*/?$")]

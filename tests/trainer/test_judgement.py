@@ -1,13 +1,13 @@
 """A run is judged before its first step and after its last one, by real answers."""
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_api.exit_codes import ExitCode
+from tests.support.tracker_files import run_interrupted
 from tests.support.trainer_process import Trainers
 from tests.support.trainer_workspace import make_config, write_rows
 from tests.trainer.conftest import Finished
@@ -87,10 +87,8 @@ def test_a_finished_run_still_knows_its_scores(judged: Finished, trainers: Train
 
 def test_answers_from_before_outlive_an_interruption(judged: Finished, trainers: Trainers, workspace: Path) -> None:
     config = build_config(workspace, "judged-twice")
-    running = trainers.start(config)
-    running.wait_for(lambda: "step 1 of 60" in running.log, "first step")
-    running.send(signal.SIGTERM)
-    assert running.wait() == ExitCode.INTERRUPTED, running.log
+    stopped = trainers.call(run_interrupted, config, 3)
+    assert stopped.wait() == ExitCode.INTERRUPTED, stopped.log
     code, process = trainers.run(config)
     assert code == 0, process.log
     assert "before training took" not in process.log, "the base model was asked again"

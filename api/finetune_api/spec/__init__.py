@@ -6,6 +6,7 @@ from finetune_api.spec.method import AdapterSpec, MethodSpec, QuantizationSpec
 from finetune_api.spec.output import GgufSpec, OutputSpec, PushSpec
 from finetune_api.spec.placement import PodSpec, ResourcesSpec, SchedulingSpec, Toleration
 from finetune_api.spec.source import DatasetSpec, EvalDatasetSpec, ModelSpec, SecretReference
+from finetune_api.spec.tracking import TrackerSpec
 from finetune_api.spec.training import CheckpointSpec, TrainingSpec
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "SecretReference",
     "TaskSpec",
     "Toleration",
+    "TrackerSpec",
     "TrainingSpec",
 ]

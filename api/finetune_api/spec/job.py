@@ -5,12 +5,13 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from finetune_api.base import ApiModel
-from finetune_api.rules import Rule
+from finetune_api.rules import Rule, UniqueBy
 from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.output import OutputSpec
 from finetune_api.spec.placement import PodSpec, ResourcesSpec, SchedulingSpec
 from finetune_api.spec.source import DatasetSpec, ModelSpec
+from finetune_api.spec.tracking import MAX_TRACKERS, TrackerSpec
 from finetune_api.spec.training import TrainingSpec
 
 MUTABLE_FIELDS: Final = frozenset(
@@ -47,6 +48,8 @@ class FineTuneJobSpec(ApiModel):
     """Hyperparameters."""
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
     """How the run is judged, beside the held-out loss."""
+    tracking: Annotated[list[TrackerSpec], Field(max_length=MAX_TRACKERS), UniqueBy("type")] = Field(default_factory=list)
+    """Trackers that the run's figures are sent to."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     """Devices, memory and processor time."""
     scheduling: SchedulingSpec = Field(default_factory=SchedulingSpec)

@@ -17,6 +17,7 @@ def build_trainer_config(
         method=spec.method,
         training=spec.training,
         evaluation=spec.evaluation,
+        tracking=spec.tracking,
         output=spec.output,
         device=DeviceConfig(gpus=spec.resources.gpus * spec.resources.nodes, allow_cpu=simulated_gpus),
         reporting=reporting,

@@ -11,6 +11,7 @@ from finetune_api.names import (
     ENV_PREFIX_OUTPUT,
     ENV_PREFIX_PUSH,
     ENV_PREFIX_TASK,
+    ENV_PREFIX_TRACKER,
     PVC_MOUNT_ROOT,
     TERMINATION_MESSAGE_PATH,
     TOKEN_DIR,
@@ -126,6 +127,7 @@ def _build_env_from(spec: FineTuneJobSpec) -> list[Manifest]:
         (ENV_PREFIX_OUTPUT, spec.output.credentials_secret),
         *((number_prefix(ENV_PREFIX_PUSH, index), push.credentials_secret) for index, push in enumerate(spec.output.push)),
         *((number_prefix(ENV_PREFIX_TASK, index), task.credentials_secret) for index, task in enumerate(spec.evaluation.tasks)),
+        *((number_prefix(ENV_PREFIX_TRACKER, index), tracker.credentials_secret) for index, tracker in enumerate(spec.tracking)),
     ]
     return [{"prefix": prefix, "secretRef": {"name": secret.name}} for prefix, secret in references if secret]
 

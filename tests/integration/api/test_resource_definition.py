@@ -142,6 +142,7 @@ OTHER_VALUES: dict[str, Any] = {
     "pod.imagePullSecrets": [],
     "evaluation.samples.prompts": [],
     "evaluation.tasks": [],
+    "tracking": [],
     "output.merged": False,
     "output.gguf.type": "f16",
     "output.push": [],

@@ -93,6 +93,11 @@ BEYOND_JSON_SCHEMA = (
     "push of a GGUF file that is not made",
     "push to the same place twice",
     "long output with several artifacts",
+    "MLflow without a server",
+    "TensorBoard with a server",
+    "MLflow offline",
+    "Weights and Biases without a key",
+    "tracker twice",
 )
 """Faults that an editor doesn't show; the API server and `finetune validate` do."""
 

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ class RunCallback(TrainerCallback):
 
     :param notify: says that there is something new to report.
     :param build_fields: builds the manifest fields of a checkpoint at a step.
+    :param track: hands the figures of a step to the trackers.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class RunCallback(TrainerCallback):
         uploader: CheckpointUploader,
         notify: Callable[[], None],
         build_fields: Callable[[int], ManifestFields],
+        track: Callable[[int, Mapping[str, float]], None],
     ) -> None:
         self._trainer = trainer
         self._progress = progress
@@ -45,6 +47,7 @@ class RunCallback(TrainerCallback):
         self._uploader = uploader
         self._notify = notify
         self._build_fields = build_fields
+        self._track = track
         self._logged = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:  # noqa: ANN401
@@ -95,7 +98,10 @@ class RunCallback(TrainerCallback):
             return
         self._progress.record(state.global_step, values)
         if "loss" in values and state.log_history:  # the entry of these figures; metrics.jsonl and the report are made from them
-            state.log_history[-1] |= self._progress.measure_load()
+            load = self._progress.measure_load()
+            state.log_history[-1] |= load
+            values |= load
+        self._track(state.global_step, values)
         if "eval_loss" in values:
             logger.info("step %d: held-out loss %.4f", state.global_step, values["eval_loss"])
         elif time.monotonic() - self._logged >= _LOG_SECONDS or state.global_step in (1, state.max_steps):

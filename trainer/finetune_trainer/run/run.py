@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -31,9 +31,11 @@ from finetune_trainer.run.judging import build_judge
 from finetune_trainer.run.preload import Preload
 from finetune_trainer.run.progress import RunProgress
 from finetune_trainer.run.resuming import ADAPTER_FOLDER, check_same_inputs, find_finished, warn_of_other_versions
+from finetune_trainer.run.tracking import TRACKED, RunTracking
 from finetune_trainer.run.versions import collect_versions
 from finetune_trainer.storage import Credentials, Store, open_store
 from finetune_trainer.storage.models import FetchedModel, fetch_model
+from finetune_trainer.tracking import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class Run:
         self._versions = collect_versions()
         self._base: FetchedModel | None = None
         self._judge: Judge | None = None
+        self._tracking: RunTracking | None = None
         self._dataset_digest: str | None = None
         self._begun = time.monotonic()
 
@@ -63,11 +66,18 @@ class Run:
         """Train and publish, or find that it is done already. Every failure is an exception: see :mod:`finetune_trainer.ending`."""
         try:
             with Reporter(self.config.reporting, self.progress.build_report) as reporter:
-                return self._execute(reporter)
+                summary = self._execute(reporter)
+                self._close_trackers("completed", summary.artifacts)
+                return summary
         except BaseException as error:
+            self._close_trackers("interrupted" if isinstance(error, Interrupted) else "failed")
             if is_out_of_memory(error):
                 raise OutOfMemory(self._describe_memory(error)) from error
             raise
+
+    def _close_trackers(self, outcome: Outcome, artifacts: Sequence[Artifact] = ()) -> None:
+        if self._tracking is not None:
+            self._tracking.close(outcome, artifacts)
 
     def _execute(self, reporter: Reporter) -> TrainerSummary:
         config = self.config
@@ -76,6 +86,7 @@ class Run:
         reporter.notify()
         output = open_store(config.output.uri, "output", self._credentials(ENV_PREFIX_OUTPUT), config.output.endpoint_url)
         checkpoints = CheckpointStore(output, config.job.uid)
+        self._tracking = RunTracking(config, output, self._folder / "tracking", self._environ)
         if (finished := find_finished(output, config.job.uid)) is not None:
             artifact, manifest = finished
             logger.info("this run has published its adapter already: %s", artifact.uri)
@@ -189,7 +200,13 @@ class Run:
         trainer.remove_callback(PrinterCallback)  # it prints to standard output, past the log
         trainer.add_callback(
             RunCallback(
-                trainer, self.progress, self._interruption, uploader, reporter.notify, lambda step: self._fields("checkpoint", step)
+                trainer,
+                self.progress,
+                self._interruption,
+                uploader,
+                reporter.notify,
+                lambda step: self._fields("checkpoint", step),
+                self._track,
             )
         )
         if checkpoint is not None:
@@ -216,10 +233,16 @@ class Run:
         self._ask(trainer.model, "after")
         return trainer
 
+    def _track(self, step: int, values: Mapping[str, float]) -> None:
+        if self._tracking is not None:
+            self._tracking.log(step, values)
+
     def _ask(self, model: Any, when: When) -> None:  # noqa: ANN401
         """Put samples and tasks to the model."""
         if self._judge is not None:
             self.progress.evaluation = self._judge.judge(model, when, self.progress.evaluation)
+            found = {f"task_{task.name}": score for task in self.progress.measure()[1].tasks if (score := task.score) is not None}
+            self._track(self.progress.step, found)
 
     def _stop_if_asked(self) -> None:
         if self._interruption.requested and self.progress.checkpoint_step == self.progress.step:
@@ -231,6 +254,8 @@ class Run:
         trainer.restore(checkpoint.path)
         trainer.tokens_seen = state.tokens_seen
         self.progress.evaluation = state.evaluation
+        for entry in trainer.state.log_history:  # an earlier pod may not have got it through
+            self._track(entry["step"], {name: entry[name] for name in TRACKED if name in entry})
         points = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
         self.progress.total_steps = checkpoint.manifest.total_steps
         self.progress.restore(checkpoint.step, trainer.state.epoch or 0.0, state.tokens_seen, points, state.values)
