@@ -104,8 +104,8 @@ class QueueStatus(StoredModel):
 class FineTuneJobStatus(StoredModel):
     """What the operator has seen. The reconciler writes all of it but `progress`, `metrics` and `dataset`, which come from reports."""
 
-    observed_generation: Annotated[int, Field(ge=0)] | None = None
-    """Generation of the specification that this status speaks of."""
+    observed_generation: Annotated[int, Field(ge=-1)] | None = None
+    """Generation of the specification that this status speaks of; -1 before the operator has seen it."""
     phase: Phase | None = None
     """Where the run stands, for people."""
     conditions: Annotated[list[Condition], Field(max_length=16), UniqueBy("type")] = Field(default_factory=list)

@@ -71,6 +71,7 @@ MODULES = (
     GoModule("gpu-plugin", {"gpu-plugin": "."}),
     GoModule("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}),
     GoModule("probe", {"probe": "."}),
+    GoModule("kstatus", {"kstatus": "."}),
     GoModule("kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}),
     GoModule("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"}),
     GoModule("fake-gcs-server", {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"}),
@@ -79,7 +80,7 @@ MODULES = (
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 NODE = (*CONTROL_PLANE, "kubelet", "kube-proxy", "coredns", "versitygw", "pause", "gpu-plugin")
-ALL = (*NODE, "helm", "registry", "fake-gcs-server")
+ALL = (*NODE, "helm", "kstatus", "registry", "fake-gcs-server")
 
 
 def compute_key(module: GoModule, architecture: str) -> str:

@@ -69,7 +69,8 @@ def build_crd(kind: ResourceKind) -> dict[str, Any]:
 def build_openapi_schema(kind: ResourceKind) -> Schema:
     """Return the structural schema of ``kind``. Its spec is closed to change, its status bare of defaults.
 
-    A default in status would show as a fact what nobody has observed.
+    A default in status would show as a fact what nobody has observed. The one exception says just that: without it, kstatus (Flux) takes a
+    resource that no operator has seen for one that is done.
     """
     root = build_model_schema(kind.model)
     spec = _to_structural(root["properties"]["spec"])
@@ -83,7 +84,7 @@ def build_openapi_schema(kind: ResourceKind) -> Schema:
             "kind": {"type": "string"},
             "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
             "spec": spec,
-            "status": _without_defaults(_to_structural(root["properties"]["status"])),
+            "status": {**_without_defaults(_to_structural(root["properties"]["status"])), "default": {"observedGeneration": -1}},
         },
         CEL_KEY: [kind.name_rule.to_schema()],
     }

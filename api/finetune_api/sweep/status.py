@@ -77,8 +77,8 @@ class TrialCounts(StoredModel):
 class FineTuneSweepStatus(StoredModel):
     """What the operator has seen of a sweep."""
 
-    observed_generation: Annotated[int, Field(ge=0)] | None = None
-    """Generation of the specification that this status speaks of."""
+    observed_generation: Annotated[int, Field(ge=-1)] | None = None
+    """Generation of the specification that this status speaks of; -1 before the operator has seen it."""
     phase: SweepPhase | None = None
     """Where the sweep stands, for people."""
     conditions: Annotated[list[Condition], Field(max_length=16), UniqueBy("type")] = Field(default_factory=list)
