@@ -147,7 +147,13 @@ OTHER_VALUES: dict[str, Any] = {
     "output.gguf.type": "f16",
     "output.push": [],
 }
-MUTABLE = {"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "scheduling.priorityClassName"}
+MUTABLE = {
+    "suspend",
+    "ttlSecondsAfterFinished",
+    "activeDeadlineSeconds",
+    "scheduling.priorityClassName",
+    "scheduling.workloadPriorityClassName",
+}
 SINGLE_VALUED = {"method.objective", "method.adapter.type", "resources.nodes"}
 """Fields that have but one value in this release, so that there is nothing to change them to."""
 LEAVES = list_leaves(FULL_SPEC)
