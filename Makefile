@@ -58,6 +58,10 @@ integration: setup binaries ## Tests on a real control plane (etcd, API server, 
 faults: setup binaries ## Faults between operator and API server, shortened. FULL=1: every crash point, and the table in the docs
 	$(PYTEST) tests/faults -n 4 $(if $(FULL),--faults-full --faults-report docs/reference/faults.md)
 
+.PHONY: ha
+ha: setup binaries ## The leader killed, stopped, and paused for a minute, with the chart's Lease; writes the table in the docs
+	FINETUNE_HA_FULL=1 $(PYTEST) tests/integration/operator/test_two_replicas.py
+
 .PHONY: trainer
 trainer: setup binaries ## Training for real, on the CPU
 	$(PYTEST) tests/unit tests/trainer tests/integration -m torch

@@ -28,7 +28,7 @@ from finetune_operator.kueue.follower import KueueFollower
 from finetune_operator.leadership.lease import Leadership
 from finetune_operator.leadership.sole import SoleOperator
 from finetune_operator.logs import configure_logging
-from finetune_operator.metrics import add_metrics_route, build_metrics
+from finetune_operator.metrics import add_leadership, add_metrics_route, build_metrics
 from finetune_operator.observe import Observer
 from finetune_operator.queue import WorkQueue
 from finetune_operator.reconcile import Reconciler
@@ -105,6 +105,7 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
         client, store, settings.watch_namespaces, lambda uid: queue.add_after(uid, FOLLOW_UP_SECONDS), enabled=settings.kueue
     )
     registry, usage = build_metrics(store.finetunejobs, settings.gpu_prices)
+    add_leadership(registry, lambda: leadership.seconds_left)
     observer = Observer(
         store,
         simulated_gpus=settings.trainer.simulated_gpus,

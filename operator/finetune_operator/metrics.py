@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
@@ -92,6 +92,11 @@ def build_metrics(finetunejobs: Callable[[], Iterable[Object]], prices: Mapping[
     registry = CollectorRegistry()
     registry.register(RunCollector(finetunejobs))
     return registry, UsageMetrics(registry, prices)
+
+
+def add_leadership(registry: CollectorRegistry, seconds_left: Callable[[], float]) -> None:
+    """Tell whether this replica leads: one of them should, and only one."""
+    Gauge("finetune_leader", "1 where this replica leads and writes.", registry=registry).set_function(lambda: float(seconds_left() > 0))
 
 
 def add_metrics_route(app: web.Application, registry: CollectorRegistry) -> None:

@@ -32,7 +32,7 @@ def install_rights(cluster: Cluster, namespace: str = NAMESPACE, watch: str = ""
 
     ``watch`` is the one namespace that the operator is installed for, if it isn't for all.
     """
-    parts = ("rbac", "serviceaccount", "tls-secret")
+    parts = ("rbac", "serviceaccount", "tls-secret", "lease")
     words = [
         "template",
         RELEASE,
@@ -105,6 +105,11 @@ class OperatorProcess:
             raise AssertionError(f"the operator did not end on {number.name}:\n{self.read_log()[-5000:]}") from None
         finally:
             self._process = None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal and go on."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """End it without a word of warning."""

@@ -34,6 +34,8 @@ LIST_PAGE_SIZE: Final = 500
 MERGE_PATCH: Final = "application/merge-patch+json"
 TOKEN_SECONDS: Final = 60.0
 """The token is read anew this often; the kubelet renews it when a fifth of its life, of at least ten minutes, is left."""
+FENCE_WORDS: Final = "does not hold the operator's Lease"
+"""By these words the chart's admission policy refuses what a replica writes that does not lead."""
 
 
 class ApiError(Exception):
@@ -259,7 +261,9 @@ class KubeClient:
         if answer.status == 401:
             self._headers_until = 0.0
         if answer.status >= 300:
-            raise ApiError(answer.status, parsed.get("reason", ""), parsed.get("message", ""), f"{method} {path}")
+            message = parsed.get("message", "")
+            status = 0 if answer.status == 403 and FENCE_WORDS in message else answer.status  # it is not forbidden, it is another's turn
+            raise ApiError(status, parsed.get("reason", ""), message, f"{method} {path}")
         manifest: Manifest = parsed
         return manifest
 

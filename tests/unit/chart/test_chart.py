@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from finetune_operator.intake import SELECTORS
+from finetune_operator.kube.client import FENCE_WORDS
 from finetune_operator.settings import OperatorSettings, TrainerSettings, read_settings
 from tests.support.pod_security import find_violations
 from tests.unit.chart.conftest import CHART, IMAGES, Helm, Render
@@ -28,7 +29,6 @@ OWN_SECRET = [
 ]
 OWN_LEASE = [
     {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["finetune-operator"], "verbs": ["get", "patch"]},
-    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
 ]
 EVERYTHING = {
     "watchNamespaces": ["team-a", "team-b"],
@@ -217,6 +217,24 @@ def test_every_value_reaches_the_operator(render: Render) -> None:
         workers=32,
         gpu_prices={"nvidia.com/gpu": 2.5},
     )
+
+
+def test_the_api_server_fences_all_that_the_operator_writes(render: Render) -> None:
+    """But for the Lease itself and the certificate's Secret, which any replica may renew."""
+    objects = render()
+    (policy,) = [each for each in objects if each["kind"] == "ValidatingAdmissionPolicy" and each["metadata"]["name"].endswith("-fence")]
+    fenced = {group for rule in policy["spec"]["matchConstraints"]["resourceRules"] for group in rule["apiGroups"]}
+    written = {
+        group
+        for (kind, _), rules in collect_rules(objects).items()
+        for rule in rules
+        if kind == "ClusterRole" and {"create", "patch", "update", "delete"} & set(rule["verbs"])
+        for group in rule["apiGroups"]
+    }
+    assert fenced == written - {"authentication.k8s.io"}
+    assert FENCE_WORDS in policy["spec"]["validations"][0]["messageExpression"]
+    assert policy["spec"]["failurePolicy"] == "Fail"
+    assert not [each for each in render({"serverSideFence": False}) if each["metadata"]["name"].endswith("-fence")]
 
 
 def test_probes_ask_the_health_port(render: Render) -> None:
