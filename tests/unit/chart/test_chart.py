@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_api.names import LABEL_MANAGED_BY, MANAGED_BY
 from finetune_operator.intake import SELECTORS
 from finetune_operator.kube.client import FENCE_WORDS
 from finetune_operator.settings import OperatorSettings, TrainerSettings, read_settings
@@ -54,8 +55,13 @@ def find_one(objects: list[dict[str, Any]], kind: str, namespace: str | None = N
     return found[0]
 
 
+def is_for_people(role: dict[str, Any]) -> bool:
+    return any(key.startswith("rbac.authorization.k8s.io/aggregate-to-") for key in role["metadata"].get("labels", {}))
+
+
 def collect_rules(objects: list[dict[str, Any]]) -> dict[tuple[str, str | None], list[dict[str, Any]]]:
-    return {(each["kind"], each["metadata"].get("namespace")): each["rules"] for each in objects if each["kind"] in ("Role", "ClusterRole")}
+    roles = [each for each in objects if each["kind"] in ("Role", "ClusterRole") and not is_for_people(each)]
+    return {(each["kind"], each["metadata"].get("namespace")): each["rules"] for each in roles}
 
 
 def read_environment(objects: list[dict[str, Any]]) -> dict[str, str]:
@@ -92,7 +98,7 @@ def test_rights_in_some_namespaces_are_these_and_no_others(render: Render) -> No
 
 
 def test_without_reports_a_namespaced_install_has_no_right_in_the_cluster(render: Render) -> None:
-    objects = render({"watchNamespaces": ["team-a"], "reports": {"enabled": False}})
+    objects = render({"watchNamespaces": ["team-a"], "reports": {"enabled": False}, "tenancy": {"roles": False}})
     assert collect_rules(objects) == {("Role", "team-a"): WATCHING, ("Role", "finetune-system"): OWN_LEASE}
     assert not {each["kind"] for each in objects} & {"Service", "Secret", "ClusterRole", "ClusterRoleBinding"}
 
@@ -109,7 +115,9 @@ def test_every_role_is_bound_to_the_operator_alone(render: Render, values: dict[
     objects = render(values)
     subject = {"kind": "ServiceAccount", "name": "finetune-operator", "namespace": "finetune-system"}
     roles = {
-        (each["kind"], each["metadata"]["name"], each["metadata"].get("namespace")) for each in objects if each["kind"].endswith("Role")
+        (each["kind"], each["metadata"]["name"], each["metadata"].get("namespace"))
+        for each in objects
+        if each["kind"].endswith("Role") and not is_for_people(each)
     }
     bound = set()
     for each in objects:
@@ -235,6 +243,33 @@ def test_the_api_server_fences_all_that_the_operator_writes(render: Render) -> N
     assert FENCE_WORDS in policy["spec"]["validations"][0]["messageExpression"]
     assert policy["spec"]["failurePolicy"] == "Fail"
     assert not [each for each in render({"serverSideFence": False}) if each["metadata"]["name"].endswith("-fence")]
+
+
+def test_nobody_s_role_writes_a_status(render: Render) -> None:
+    roles = [each for each in render() if is_for_people(each)]
+    assert len(roles) == 3
+    for rule in (rule for role in roles for rule in role["rules"]):
+        assert rule["apiGroups"] == ["finetune.dev"]
+        writes = set(rule["verbs"]) - {"get", "list", "watch"}
+        assert not (writes and any("/" in resource for resource in rule["resources"]))
+
+
+def test_every_limit_reaches_its_policy(render: Render) -> None:
+    limits = {"maxGpus": 8, "queues": ["a", "b"], "priorityClasses": ["c"], "uriPrefixes": ["hf://"], "endpoints": ["minio.svc"]}
+    data = find_one(render({"tenancy": {"limits": limits}}), "ConfigMap")["data"]
+    assert data == {"maxGpus": "8", "queues": "a,b", "priorityClasses": "c", "uriPrefixes": "hf://", "endpoints": "minio.svc"}
+    assert set(find_one(render(), "ConfigMap")["data"].values()) == {""}
+    assert not [each for each in render({"tenancy": {"policies": False}}) if each["kind"] == "ConfigMap"]
+
+
+def test_policies_of_the_network_are_there_when_asked_for(render: Render) -> None:
+    assert not [each for each in render() if each["kind"] == "NetworkPolicy"]
+    values = {"networkPolicy": {"enabled": True, "blocked": ["169.254.0.0/16", "10.0.0.0/8"]}, "watchNamespaces": ["team-a", "team-b"]}
+    policies = {each["metadata"]["namespace"]: each["spec"] for each in render(values) if each["kind"] == "NetworkPolicy"}
+    assert policies.keys() == {"finetune-system", "team-a", "team-b"}
+    assert policies["finetune-system"]["policyTypes"] == ["Ingress"]
+    assert policies["team-a"]["egress"][0]["to"][0]["ipBlock"]["except"] == ["169.254.0.0/16", "10.0.0.0/8"]
+    assert policies["team-a"]["podSelector"]["matchLabels"] == {LABEL_MANAGED_BY: MANAGED_BY}
 
 
 def test_probes_ask_the_health_port(render: Render) -> None:
