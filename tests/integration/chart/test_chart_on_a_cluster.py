@@ -98,6 +98,7 @@ def test_the_operator_may_do_its_work_and_nothing_else(control_plane: Cluster, n
     for verb, resource in (
         ("watch", "finetune.dev/finetunejobs"),
         ("patch", "finetune.dev/finetunejobs/status"),
+        ("patch", "finetune.dev/finetunejobs"),  # the trials of a sweep
         ("create", "batch/jobs"),
         ("list", "/pods"),
         ("create", "/events"),
@@ -116,7 +117,9 @@ def test_the_operator_may_do_its_work_and_nothing_else(control_plane: Cluster, n
         ("create", "/pods/exec"),
         ("get", "/pods/log"),
         ("create", "/serviceaccounts/token"),
-        ("patch", "finetune.dev/finetunejobs"),
+        ("update", "finetune.dev/finetunejobs"),
+        ("patch", "finetune.dev/finetunesweeps"),
+        ("create", "coordination.k8s.io/leases"),
         ("delete", "finetune.dev/finetunejobs"),
         ("escalate", "rbac.authorization.k8s.io/clusterroles"),
         ("impersonate", "/users"),
