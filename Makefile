@@ -103,6 +103,10 @@ kueue: setup binaries ## The queue's tests against Kueue itself, built from its 
 drill: setup binaries ## One run preempted twenty times at random steps on a real node; writes docs/reference/preemption-drill.md
 	$(PYTEST) tests/e2e/test_preemption.py --drill-full --drill-report docs/reference/preemption-drill.md
 
+.PHONY: matrix
+matrix: setup ## Every adapter with every quantisation, trained for real or refused with a reason: docs/reference/matrix.md. Takes minutes
+	$(PYTHON) -m benchmarks.matrix
+
 ##@ Development
 
 .PHONY: setup

@@ -30,7 +30,7 @@ class ArtifactManifest(StoredModel):
 
     schema_version: Literal[1] = 1
     """Version of this format."""
-    kind: Literal["adapter", "merged", "gguf", "checkpoint"]
+    kind: Literal["adapter", "model", "merged", "gguf", "checkpoint"]
     """What the folder holds."""
     format: Literal["peft", "transformers", "gguf", "trainer-checkpoint"]
     """How its files are to be read."""
@@ -72,7 +72,7 @@ class Artifact(StoredModel):
     """An artifact as status shows it."""
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
-    """Name within the run: `adapter`, `merged` or `gguf`."""
+    """Name within the run: `adapter`, `model` (after full fine-tuning), `merged` or `gguf`."""
     format: Annotated[str, Field(min_length=1, max_length=32)]
     """`peft`: load it with PEFT, vLLM or transformers; `transformers`: the whole model, for these and any other; `gguf`: for llama.cpp and
     Ollama."""

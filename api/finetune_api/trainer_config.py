@@ -7,6 +7,7 @@ from pydantic import Field
 from finetune_api.base import StoredModel
 from finetune_api.names import TOKEN_PATH, WORK_DIR
 from finetune_api.report import JobReference
+from finetune_api.spec.adapter import SPEC_RULES as ADAPTER_SPEC_RULES
 from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.output import OutputSpec
@@ -39,6 +40,8 @@ class DeviceConfig(StoredModel):
 
 class TrainerConfig(StoredModel):
     """One run, fully resolved: the same configuration gives the same run, with or without Kubernetes."""
+
+    rules = ADAPTER_SPEC_RULES
 
     schema_version: Literal[1] = 1
     """Version of this format."""

@@ -148,9 +148,9 @@ def compare_with_published(config: dict[str, Any], result: Path) -> None:
     captured: list[Any] = []
     write = publishing.write_adapter_folder
 
-    def write_and_keep(folder: Path, model: Any, *others: Any) -> None:
-        captured.append(model)
-        write(folder, model, *others)
+    def write_and_keep(folder: Path, adapted: Any, *others: Any) -> None:
+        captured.append(adapted.model)
+        write(folder, adapted, *others)
 
     publishing.write_adapter_folder = write_and_keep
     run = Run(TrainerConfig.model_validate(config), Interruption(), {})

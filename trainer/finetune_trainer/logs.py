@@ -86,6 +86,8 @@ def quieten_libraries() -> None:
     transformers_logging.set_verbosity_warning()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     disable_progress_bars()
+    # It says at every multiplication that LLM.int8() computes in float16
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     # What libraries tell each other's developers is no news of the run
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate|torch)\b")
 

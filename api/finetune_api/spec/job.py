@@ -6,6 +6,7 @@ from pydantic import Field
 
 from finetune_api.base import ApiModel
 from finetune_api.rules import Rule, UniqueBy
+from finetune_api.spec.adapter import SPEC_RULES as ADAPTER_SPEC_RULES
 from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.output import OutputSpec
@@ -30,6 +31,7 @@ class FineTuneJobSpec(ApiModel):
     """What to fine-tune, on what, how, and where the result goes. `model.uri`, `dataset.uri` and `output.uri` are enough."""
 
     rules = (
+        *ADAPTER_SPEC_RULES,
         Rule(
             cel="self.method.quantization.computeDtype != 'float16' || self.resources.gpus > 0",
             holds=lambda spec: spec.method.quantization.compute_dtype != "float16" or spec.resources.gpus > 0,

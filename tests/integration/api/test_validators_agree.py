@@ -215,6 +215,37 @@ def test_what_must_fit_together(control_plane: Cluster, dataset: Manifest, dtype
     assert_agreement(control_plane, dataset=dataset, method=method, resources={"gpus": gpus})
 
 
+adapters = st.fixed_dictionaries(
+    {"type": st.sampled_from(["lora", "adalora", "ia3", "prompt-tuning", "p-tuning", "prefix-tuning", "none"])},
+    optional={
+        "r": st.sampled_from([8, 16]),
+        "initR": st.sampled_from([12, 24]),
+        "alpha": st.sampled_from([16, 32]),
+        "dropout": st.sampled_from([0, 0.05, 0.1]),
+        "targetModules": st.sampled_from(["all-linear", "q_proj"]),
+        "targetParameters": st.sampled_from(["experts", "experts.up,experts.down", "experts..*"]),
+        "rslora": st.booleans(),
+        "dora": st.booleans(),
+        "loraPlusRatio": st.sampled_from([0.5, 1, 16]),
+        "init": st.sampled_from(["default", "gaussian", "olora", "pissa", "eva", "loftq"]),
+        "virtualTokens": st.integers(0, 3),
+        "encoder": st.sampled_from(["mlp", "lstm"]),
+    },
+)
+
+
+@AGREEMENT
+@given(
+    adapter=st.one_of(adapters, adapters.flatmap(lambda adapter: st.just({"type": adapter["type"]}))),
+    quantization=st.sampled_from(["nf4", "int8", "none"]),
+    packing=st.booleans(),
+    checkpointing=st.booleans(),
+)
+def test_adapters(control_plane: Cluster, adapter: Manifest, quantization: str, packing: bool, checkpointing: bool) -> None:
+    method = {"adapter": adapter, "quantization": {"type": quantization}}
+    assert_agreement(control_plane, method=method, training={"packing": packing, "gradientCheckpointing": checkpointing})
+
+
 @AGREEMENT
 @given(name=st.from_regex(r"[a-z0-9][-a-z0-9.]{0,62}[a-z0-9.-]?", fullmatch=True))
 def test_names(control_plane: Cluster, name: str) -> None:

@@ -27,6 +27,7 @@ class DamagedArtifact(StorageFailed):
 ArtifactFormat = Literal["peft", "transformers", "gguf", "trainer-checkpoint"]
 _FORMATS: Final[dict[str, ArtifactFormat]] = {
     "adapter": "peft",
+    "model": "transformers",
     "merged": "transformers",
     "gguf": "gguf",
     "checkpoint": "trainer-checkpoint",
@@ -41,7 +42,7 @@ checksum with every part of an upload, and the server refuses a part that doesn'
 class ManifestFields:
     """What a manifest says besides its files. See :class:`~finetune_api.artifact.ArtifactManifest`."""
 
-    kind: Literal["adapter", "merged", "gguf", "checkpoint"]
+    kind: Literal["adapter", "model", "merged", "gguf", "checkpoint"]
     job_uid: str
     job_namespace: str
     job_name: str

@@ -4,9 +4,18 @@ from typing import Any, Final
 
 import yaml
 
+from finetune_api.spec import AdapterSpec
+from finetune_api.spec.adapter import PROMPT_TYPES
 from finetune_trainer.documents.facts import RunFacts, extract_series
 
-_METHOD_NAMES: Final = {"lora": "LoRA"}
+_METHOD_NAMES: Final = {
+    "lora": "LoRA",
+    "adalora": "AdaLoRA",
+    "ia3": "(IA)3",
+    "prompt-tuning": "prompt-tuning",
+    "p-tuning": "P-tuning",
+    "prefix-tuning": "prefix-tuning",
+}
 _CURVE_ROWS: Final = 12
 
 
@@ -36,10 +45,10 @@ def _build_head(facts: RunFacts, kind: str) -> dict[str, Any]:
     head: dict[str, Any] = {}
     if config.model.uri.startswith("hf://"):
         head["base_model"] = name_base_model(config.model.uri)
-        head["base_model_relation"] = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}[kind]
+        head["base_model_relation"] = {"adapter": "adapter", "model": "finetune", "merged": "finetune", "gguf": "quantized"}[kind]
     if facts.base_license:
         head["license"] = facts.base_license
-    head["library_name"] = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[kind]
+    head["library_name"] = {"adapter": "peft", "model": "transformers", "merged": "transformers", "gguf": "gguf"}[kind]
     if config.dataset.uri.startswith("hf://"):
         head["datasets"] = [config.dataset.uri.removeprefix("hf://")]
     head["tags"] = [config.method.adapter.type, config.method.objective, "finetune-operator"]
@@ -51,6 +60,7 @@ def _describe(facts: RunFacts, kind: str) -> str:
     name = _METHOD_NAMES.get(facts.config.method.adapter.type, facts.config.method.adapter.type)
     what = {
         "adapter": f"A {name} adapter",
+        "model": "The whole model, every weight trained",
         "merged": f"The base model with a {name} adapter merged into it, in bfloat16",
         "gguf": f"The base model with a {name} adapter merged into it, as a GGUF file",
     }[kind]
@@ -65,10 +75,7 @@ def _build_table(facts: RunFacts) -> str:
     rows = [
         ("Base model", f"`{config.model.uri}`{revision}"),
         ("Data", f"`{config.dataset.uri}`: {counts.examples} examples, {counts.eval_examples} held out"),
-        (
-            "Adapter",
-            f"LoRA, r {adapter.r}, alpha {adapter.alpha}, on {adapter.target_modules}" if adapter.type == "lora" else adapter.type,
-        ),
+        ("Adapter", _describe_adapter(adapter)),
         ("Base precision while training", f"{precision}, compute in {quantization.compute_dtype}"),
         ("Learning rate", f"{training.learning_rate:g}, {training.lr_scheduler}"),
         ("Batch", f"{training.per_device_batch_size} x {training.gradient_accumulation_steps}, up to {training.max_length} tokens each"),
@@ -84,6 +91,25 @@ def _build_table(facts: RunFacts) -> str:
     if metrics.base_perplexity is not None and metrics.perplexity is not None:
         rows.append(("Held-out perplexity, before and after", f"{metrics.base_perplexity:.4g}, {metrics.perplexity:.4g}"))
     return "| | |\n| --- | --- |\n" + "".join(f"| {name} | {_cell(value)} |\n" for name, value in rows)
+
+
+def _describe_adapter(adapter: AdapterSpec) -> str:
+    if adapter.type == "none":
+        return "none: full fine-tuning"
+    name = _METHOD_NAMES[adapter.type]
+    if adapter.type in PROMPT_TYPES:
+        encoder = f", by an {(adapter.encoder or 'mlp').upper()}" if adapter.type == "p-tuning" else ""
+        return f"{name}, {adapter.resolved_virtual_tokens} learnt tokens{encoder}"
+    if adapter.type == "ia3":
+        return f"{name}, on {adapter.target_modules}"
+    forms = [word for word, used in (("rsLoRA", adapter.rslora), ("DoRA", adapter.dora)) if used]
+    if adapter.lora_plus_ratio is not None:
+        forms.append(f"LoRA+ at {adapter.lora_plus_ratio:g}")
+    if adapter.init != "default":
+        forms.append(f"begun by {adapter.init}")
+    if adapter.target_parameters is not None:
+        forms.append(f"and on {adapter.target_parameters}")
+    return ", ".join([f"{name}, r {adapter.r}, alpha {adapter.alpha}, on {adapter.target_modules}", *forms])
 
 
 def _build_license(facts: RunFacts) -> str:

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any, Final
 
 from finetune_api.base import format_time
+from finetune_api.spec.adapter import RANK_TYPES
 from finetune_trainer.documents.charts import Chart, Line, choose_memory_unit, format_bytes, format_number, render_chart, smooth
 from finetune_trainer.documents.facts import RunFacts, extract_series
 from finetune_trainer.documents.style import STYLE
@@ -48,7 +49,7 @@ def build_report_page(facts: RunFacts) -> str:
 def describe_method(facts: RunFacts) -> str:
     """Return the method in a few words: `LoRA (r 16), nf4 base`."""
     method = facts.config.method
-    rank = f" (r {method.adapter.r})" if method.adapter.type == "lora" else ""
+    rank = f" (r {method.adapter.r})" if method.adapter.type in RANK_TYPES else ""
     base = "an unquantised base" if method.quantization.type == "none" else f"an {method.quantization.type} base"
     return f"{method.objective.upper()}, {method.adapter.type}{rank} on {base}"
 

@@ -11,6 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from finetune_api.spec import QuantizationSpec
 from finetune_trainer.device import Device
 from finetune_trainer.errors import ConfigInvalid, SourceUnavailable
+from finetune_trainer.model.quantized_base import read_quantization
 
 logger = logging.getLogger(__name__)
 
@@ -48,26 +49,22 @@ def check_architecture(folder: Path, uri: str) -> Any:  # noqa: ANN401
             f"{uri} is not a causal language model (model_type {config.model_type}, {names}); "
             "name one that generates text from left to right"
         )
-    quantized = getattr(config, "quantization_config", None)
-    if quantized is not None:
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else getattr(quantized, "quant_method", None)
-        raise ConfigInvalid(
-            f"{uri} is quantised already ({method}); name the model in 16 or 32 bits, and method.quantization quantises it while it loads"
-        )
     return config
 
 
-def check_length(config: Any, longest: int, uri: str) -> None:  # noqa: ANN401
+def check_length(config: Any, longest: int, virtual: int, uri: str) -> None:  # noqa: ANN401
     """Check that no example is longer than the model has positions.
 
     :param longest: tokens of the longest example, after truncation.
+    :param virtual: learnt tokens that stand before it.
     :raises ConfigInvalid: one is.
     """
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and longest > positions:
+    if positions is not None and longest + virtual > positions:
+        more = f" and {virtual} learnt ones before them" if virtual else ""
         raise ConfigInvalid(
-            f"training.maxLength lets through examples of {longest} tokens, but {uri} knows {positions} positions; "
-            f"set training.maxLength to {positions} or less"
+            f"training.maxLength lets through examples of {longest} tokens{more}, but {uri} knows {positions} positions; "
+            f"set training.maxLength to {positions - virtual} or less"
         )
 
 
@@ -86,23 +83,27 @@ def build_quantization_config(spec: QuantizationSpec) -> BitsAndBytesConfig | No
     return None
 
 
-def load_model(folder: Path, uri: str, spec: QuantizationSpec, device: Device) -> Any:  # noqa: ANN401
+def load_model(folder: Path, uri: str, spec: QuantizationSpec, device: Device, *, trains_all: bool = False) -> Any:  # noqa: ANN401
     """Load the causal language model in ``folder`` onto ``device``, frozen, in the precision that ``spec`` asks for.
 
     ``prepare_model_for_kbit_training`` is not called. It would lift embeddings, head and norms to 32 bits (2 GiB more for a vocabulary
     of 128k and 4,096 dimensions) and gain nothing: norms and the loss are computed in 32 bits anyway, and the trainer turns on gradient
     checkpointing and input gradients itself. What is not quantised is held in ``computeDtype``.
 
+    :param trains_all: the weights themselves will be trained. They are held in 32 bits then, since most steps are too small for 16, and
+        multiplied in ``computeDtype``.
     :raises ConfigInvalid: the files and the architecture don't match.
     :raises SourceUnavailable: the weights are damaged.
     """
     from safetensors import SafetensorError  # noqa: PLC0415  typed only where it is used
 
+    quantized = read_quantization(AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)) is not None
+    allow_tf32(device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=_DTYPES[spec.compute_dtype],
-            quantization_config=build_quantization_config(spec),
+            dtype=torch.float32 if trains_all else _DTYPES[spec.compute_dtype],
+            quantization_config=None if quantized else build_quantization_config(spec),
             # None: bitsandbytes and the trainer place it on the processor by themselves
             device_map={"": 0} if device.kind == "cuda" else None,
             use_safetensors=True,
@@ -117,6 +118,7 @@ def load_model(folder: Path, uri: str, spec: QuantizationSpec, device: Device) -
     model.config.use_cache = False
     if spec.type != "none":
         keep_weights_as_loaded(model)
+        _compute_in(model, _DTYPES[spec.compute_dtype])
         _report_unquantised(model)
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     logger.info("base model loaded: %s, %.0f MiB in %s", model.config.model_type, size / 2**20, spec.type)
@@ -131,6 +133,20 @@ def keep_weights_as_loaded(model: Any) -> None:  # noqa: ANN401
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def allow_tf32(device: Device) -> None:
+    """Let CUDA multiply what is in 32 bits by TF32, where the GPU has it: ten bits of fraction as in float16, several times as fast."""
+    if device.kind == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+
+
+def _compute_in(model: Any, dtype: torch.dtype) -> None:  # noqa: ANN401
+    """Set the type that 4-bit layers compute in: a base that was quantised elsewhere has its own."""
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = dtype
 
 
 def _report_unquantised(model: Any) -> None:  # noqa: ANN401

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from finetune_trainer.documents import RunFacts, build_card, build_report_page
 from finetune_trainer.documents.card import name_base_model
-from finetune_trainer.run.trainer import save_adapter
+from finetune_trainer.model.adapted import AdaptedModel
 
 logger = logging.getLogger(__name__)
 
@@ -22,29 +22,27 @@ _SUMMARY_KEYS: Final = ("train_runtime", "train_loss", "total_flos")
 
 def write_adapter_folder(
     folder: Path,
-    model: Any,  # noqa: ANN401
+    adapted: AdaptedModel,
     tokenizer: Any,  # noqa: ANN401
     facts: RunFacts,
 ) -> None:
-    """Write all that belongs to the adapter into the empty or older ``folder``, which is replaced.
+    """Write the adapter (the whole model, where all of it was trained) and all that belongs to it into ``folder``, which is replaced.
 
     :raises LossDiverged: a weight is not finite.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    adapter = model.peft_config["default"]
-    adapter.base_model_name_or_path = name_base_model(facts.config.model.uri)
-    adapter.revision = facts.base_revision
-    save_adapter(model, folder)
+    adapted.publish(folder, name_base_model(facts.config.model.uri), facts.base_revision)
     tokenizer.save_pretrained(folder)
     write_documents(folder, facts)
 
 
 def write_documents(folder: Path, facts: RunFacts) -> None:
     """Write what tells people and programs of the run: metrics, answers, report and card."""
+    kind = "model" if facts.config.method.adapter.type == "none" else "adapter"
     (folder / METRICS_FILE).write_text("".join(build_metric_lines(facts.history)), encoding="utf-8")
     (folder / EVALUATION_FILE).write_text(facts.evaluation.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
     (folder / REPORT_FILE).write_text(build_report_page(facts), encoding="utf-8")
-    (folder / CARD_FILE).write_text(build_card(facts), encoding="utf-8")
+    (folder / CARD_FILE).write_text(build_card(facts, kind), encoding="utf-8")
 
 
 def build_metric_lines(history: Iterable[Mapping[str, Any]]) -> Iterable[str]:

@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 ADAPTER_FOLDER: Final = "adapter"
 """Folder of the published adapter below ``output.uri``."""
+MODEL_FOLDER: Final = "model"
+"""Folder of the published model below ``output.uri``, after full fine-tuning."""
 
 
 def find_finished(output: Store, job_uid: str, kind: str = ADAPTER_FOLDER) -> tuple[Artifact, ArtifactManifest] | None:

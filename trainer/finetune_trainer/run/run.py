@@ -30,7 +30,7 @@ from finetune_trainer.run.exporting import Exporter
 from finetune_trainer.run.judging import build_judge
 from finetune_trainer.run.preload import Preload
 from finetune_trainer.run.progress import RunProgress
-from finetune_trainer.run.resuming import ADAPTER_FOLDER, check_same_inputs, find_finished, warn_of_other_versions
+from finetune_trainer.run.resuming import ADAPTER_FOLDER, MODEL_FOLDER, check_same_inputs, find_finished, warn_of_other_versions
 from finetune_trainer.run.tracking import TRACKED, RunTracking
 from finetune_trainer.run.versions import collect_versions
 from finetune_trainer.storage import Credentials, Store, open_store
@@ -61,6 +61,7 @@ class Run:
         self._tracking: RunTracking | None = None
         self._dataset_digest: str | None = None
         self._begun = time.monotonic()
+        self._result_kind = MODEL_FOLDER if config.method.adapter.type == "none" else ADAPTER_FOLDER
 
     def execute(self) -> TrainerSummary:
         """Train and publish, or find that it is done already. Every failure is an exception: see :mod:`finetune_trainer.ending`."""
@@ -79,7 +80,7 @@ class Run:
         if self._tracking is not None:
             self._tracking.close(outcome, artifacts)
 
-    def _execute(self, reporter: Reporter) -> TrainerSummary:
+    def _execute(self, reporter: Reporter) -> TrainerSummary:  # noqa: PLR0915  the run from top to bottom
         config = self.config
         device = choose_device(config.device)
         self.progress.device = device.name
@@ -87,9 +88,9 @@ class Run:
         output = open_store(config.output.uri, "output", self._credentials(ENV_PREFIX_OUTPUT), config.output.endpoint_url)
         checkpoints = CheckpointStore(output, config.job.uid)
         self._tracking = RunTracking(config, output, self._folder / "tracking", self._environ)
-        if (finished := find_finished(output, config.job.uid)) is not None:
+        if (finished := find_finished(output, config.job.uid, self._result_kind)) is not None:
             artifact, manifest = finished
-            logger.info("this run has published its adapter already: %s", artifact.uri)
+            logger.info("this run has published its %s already: %s", self._result_kind, artifact.uri)
             self._delete_checkpoints(checkpoints)
             self.progress.total_steps = manifest.total_steps
             self.progress.restore(manifest.step, config.training.epochs, 0, [], {})
@@ -113,9 +114,11 @@ class Run:
 
         from finetune_trainer.model.adapter import add_adapter  # noqa: PLC0415  heavy; loaded by now
         from finetune_trainer.model.loading import check_architecture, check_length, load_model, load_tokenizer  # noqa: PLC0415
+        from finetune_trainer.model.quantized_base import check_quantized_base  # noqa: PLC0415
 
         quieten_libraries()
         architecture = check_architecture(base.path, config.model.uri)
+        check_quantized_base(architecture, config.method, config.output, config.model.uri)
         if config.output.gguf is not None:
             check_gguf(base.path, config.model.uri)
         self.progress.enter("preparing")
@@ -125,29 +128,29 @@ class Run:
         self._judge = build_judge(config, examples, tokenizer, tasks, self._interruption)
         self._dataset_digest = data.digest
         self.progress.dataset = data.counts
-        check_length(architecture, _longest(data), config.model.uri)
+        check_length(architecture, _longest(data), config.method.adapter.resolved_virtual_tokens, config.model.uri)
         if checkpoint is not None:
             check_same_inputs(checkpoint.manifest, base.digest, data.digest)
             warn_of_other_versions(checkpoint.manifest, self._versions)
         reporter.notify()
         self._log_time("data prepared")
 
-        model = load_model(base.path, config.model.uri, config.method.quantization, device)
-        model = add_adapter(model, config.method.adapter, config.training.seed)
+        model = load_model(base.path, config.model.uri, config.method.quantization, device, trains_all=config.method.adapter.type == "none")
+        adapted = add_adapter(model, config.method.adapter, config.training.seed, base.path, data.train)
         self._log_time("model loaded")
 
         # Train and publish
-        trainer = self._train(model, tokenizer, data, device, checkpoints, checkpoint, reporter)
+        trainer = self._train(adapted, tokenizer, data, device, checkpoints, checkpoint, reporter)
         self.progress.enter("publishing")
         reporter.notify()
         self._publish(trainer, tokenizer, data.counts)
         self._delete_checkpoints(checkpoints)
-        published = find_finished(output, config.job.uid)
+        published = find_finished(output, config.job.uid, self._result_kind)
         if published is None:
             raise StorageFailed(
-                f"{output.locate(ADAPTER_FOLDER)} has changed since it was published; is another run writing to output.uri?"
+                f"{output.locate(self._result_kind)} has changed since it was published; is another run writing to output.uri?"
             )
-        del trainer, model  # its memory is the merged model's now
+        del trainer, adapted, model  # its memory is the merged model's now
         return self._summarise_completion(self._export(output, published), None)
 
     def _export(self, output: Store, adapter: tuple[Artifact, ArtifactManifest]) -> list[Artifact]:
@@ -166,7 +169,7 @@ class Run:
 
     def _train(
         self,
-        model: Any,  # noqa: ANN401
+        adapted: Any,  # noqa: ANN401  an AdaptedModel, whose module loads torch
         tokenizer: Any,  # noqa: ANN401
         data: PreparedData,
         device: Device,
@@ -190,7 +193,7 @@ class Run:
         )
         trainer = RunTrainer(
             interruption=self._interruption,
-            model=model,
+            adapted=adapted,
             args=settings,
             train_dataset=data.train,
             eval_dataset=data.eval,
@@ -213,7 +216,8 @@ class Run:
             self._restore(trainer, checkpoint)
         else:
             self.progress.enter("evaluating")
-            self._ask(trainer.model, "before")
+            with adapted.as_base():
+                self._ask(trainer.model, "before")
         self._log_time("ready to train")
         self._interruption.defer()
         self.progress.enter("training")
@@ -265,10 +269,10 @@ class Run:
     def _publish(self, trainer: Any, tokenizer: Any, dataset: DatasetCounts) -> Artifact:  # noqa: ANN401
         from finetune_trainer.run.publishing import write_adapter_folder  # noqa: PLC0415  heavy; loaded by now
 
-        folder = self._folder / "adapter"
-        write_adapter_folder(folder, trainer.model, tokenizer, self._gather_facts(trainer.state.log_history, dataset))
+        folder = self._folder / self._result_kind
+        write_adapter_folder(folder, trainer.adapted, tokenizer, self._gather_facts(trainer.state.log_history, dataset))
         output = open_store(self.config.output.uri, "output", self._credentials(ENV_PREFIX_OUTPUT), self.config.output.endpoint_url)
-        return publish(folder, output, ADAPTER_FOLDER, self._fields("adapter", self.progress.step))
+        return publish(folder, output, self._result_kind, self._fields(self._result_kind, self.progress.step))
 
     def _gather_facts(self, history: list[dict[str, Any]], dataset: DatasetCounts) -> RunFacts:
         base = self._base
@@ -371,4 +375,4 @@ def _longest(data: PreparedData) -> int:
 
 def _name_artifacts(artifacts: list[Artifact]) -> str:
     names = list(dict.fromkeys(artifact.name for artifact in artifacts))
-    return "the adapter is" if len(names) == 1 else f"{', '.join(names)} are"
+    return f"the {names[0]} is" if len(names) == 1 else f"{', '.join(names)} are"

@@ -7,22 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors.torch import load_file
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from trl.trainer.sft_trainer import SFTTrainer
 
-from finetune_trainer.errors import ConfigInvalid, LossDiverged
+from finetune_trainer.errors import LossDiverged
 from finetune_trainer.interruption import Interruption
+from finetune_trainer.run.adapting import AdapterHooks
 
 
 class EvaluationStopped(Exception):
     """The run was asked to stop in the middle of an evaluation."""
 
 
-class RunTrainer(SFTTrainer):
+class RunTrainer(AdapterHooks, SFTTrainer):
     """``SFTTrainer`` for one run. Steps are computed exactly as TRL does."""
 
     def __init__(self, *, interruption: Interruption, **options: Any) -> None:  # noqa: ANN401
@@ -101,11 +99,6 @@ class RunTrainer(SFTTrainer):
         self.saving_begun = time.monotonic()
         super()._save_checkpoint(*args, **options)  # type: ignore[no-untyped-call]
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Save the adapter alone: the tokenizer is the base model's, and the settings are in the manifest instead of in a pickle."""
-        del state_dict
-        save_adapter(self.model, Path(output_dir or self.args.output_dir or ""))
-
     def create_model_card(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
         """Write none: the published adapter has one of its own."""
 
@@ -114,15 +107,6 @@ class RunTrainer(SFTTrainer):
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self.args.eval_on_start = False
         self._load_from_checkpoint(str(checkpoint))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any | None = None) -> None:  # noqa: ANN401
-        """Copy the adapter's tensors into place. PEFT's own loading would lift them to 32 bits, and the run would go on as another one."""
-        model = self.model if model is None else model
-        tensors = load_file(Path(resume_from_checkpoint, SAFETENSORS_WEIGHTS_NAME), device="cpu")
-        missing = set(get_peft_model_state_dict(model, save_embedding_layers=False)) ^ set(tensors)
-        if missing:
-            raise ConfigInvalid(f"the checkpoint has another adapter than the configuration asks for; they differ in {min(missing)}")
-        set_peft_model_state_dict(model, tensors)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -146,17 +130,3 @@ def page_states(optimizer: Any) -> None:  # noqa: ANN401
                     torch.cuda.synchronize(parameter.device)
                     buffer.copy_(loaded.to("cpu"))
                     state[name] = buffer
-
-
-def save_adapter(model: Any, folder: Path) -> None:  # noqa: ANN401
-    """Save the adapter of ``model`` as safetensors, with PEFT's configuration.
-
-    :raises LossDiverged: a number in it is not finite.
-    """
-    faults = [name for name, parameter in model.named_parameters() if parameter.requires_grad and not bool(torch.isfinite(parameter).all())]
-    if faults:
-        raise LossDiverged(
-            f"{len(faults)} adapter weights hold numbers that are not finite ({faults[0]}); they are not saved. Lower training.learningRate"
-        )
-    # "auto" would ask a hub about the base model's vocabulary; no embedding is ever trained here
-    model.save_pretrained(folder, save_embedding_layers=False)

@@ -1,0 +1,45 @@
+"""Bases that are quantised already, recognised from their own configuration."""
+
+from typing import Any, Final
+
+from finetune_api.spec import MethodSpec, OutputSpec
+from finetune_trainer.errors import ConfigInvalid
+
+_LIBRARIES: Final = {"gptq": "GPTQModel", "awq": "GPTQModel", "aqlm": "aqlm", "hqq": "hqq", "fp8": "a GPU with FP8"}
+
+
+def read_quantization(config: Any) -> dict[str, Any] | None:  # noqa: ANN401  transformers has no one type for it
+    """Return how the base with this ``config`` is quantised already; None where it is not."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return None
+    return dict(found if isinstance(found, dict) else found.to_dict())
+
+
+def check_quantized_base(config: Any, method: MethodSpec, output: OutputSpec, uri: str) -> None:  # noqa: ANN401
+    """Check that a base that is quantised already can be trained as ``method`` asks. One that bitsandbytes has quantised can, as it is.
+
+    :raises ConfigInvalid: it can't; says why, and what to name instead.
+    """
+    found = read_quantization(config)
+    if found is None:
+        return
+    kind = str(found.get("quant_method", "unknown"))
+    if kind != "bitsandbytes":
+        library = f" and needs {_LIBRARIES[kind]}" if kind in _LIBRARIES else ""
+        raise ConfigInvalid(
+            f"{uri} is quantised already ({kind}){library}, which this trainer does not have; name the model in 16 or 32 bits, and "
+            "method.quantization quantises it while it loads"
+        )
+    held = str(found.get("bnb_4bit_quant_type", "fp4")) if found.get("load_in_4bit") else "int8"
+    if method.quantization.type != held:
+        raise ConfigInvalid(f"{uri} is quantised already, in {held}; set method.quantization.type to {held}, or name the model in 16 bits")
+    if method.adapter.init == "loftq":
+        raise ConfigInvalid(
+            f"method.adapter.init loftq needs the weights before quantisation, and {uri} has not got them; set init to default or eva"
+        )
+    if output.merged or output.gguf is not None:
+        raise ConfigInvalid(
+            f"output.merged and output.gguf need the weights before quantisation, and {uri} has not got them; remove them, or "
+            "name the model in 16 bits"
+        )

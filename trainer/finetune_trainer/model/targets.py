@@ -1,0 +1,90 @@
+"""Which parts of a model an adapter goes on."""
+
+import re
+from typing import Any
+
+from torch import nn
+
+from finetune_api.spec import AdapterSpec
+from finetune_api.spec.adapter import ALL_LINEAR, EXPERTS
+from finetune_trainer.errors import ConfigInvalid
+
+
+def check_targets(model: Any, spec: AdapterSpec) -> None:  # noqa: ANN401
+    """Check that each target matches a linear layer, and none the head.
+
+    PEFT is content with one match among several names, so that a misspelt name would train less than was asked for.
+
+    :raises ConfigInvalid: names the target and what the model has.
+    """
+    if spec.target_modules == ALL_LINEAR:
+        return
+    linear = find_linear_modules(model)
+    targets = spec.resolved_target_modules
+    matched: set[str] = set()
+    for target in [targets] if isinstance(targets, str) else targets:
+        if isinstance(targets, str):
+            found = {name for name in linear if re.fullmatch(target, name)}
+        else:
+            found = {name for name in linear if name == target or name.endswith(f".{target}")}
+        if not found:
+            raise ConfigInvalid(f"method.adapter.targetModules: {target!r} matches no linear layer of the model. {list_available(model)}")
+        matched |= found
+    head = model.get_output_embeddings()
+    if any(linear[name] is head for name in matched):
+        raise ConfigInvalid(f"method.adapter.targetModules: the head can't be adapted; leave it out. {list_available(model)}")
+
+
+def find_linear_modules(model: Any) -> dict[str, nn.Module]:  # noqa: ANN401
+    """Return the linear layers by path, quantised ones included (they are subclasses)."""
+    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415  GPT-2's own name for a linear layer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
+
+
+def list_available(model: Any) -> str:  # noqa: ANN401
+    """Return words that name the linear layers of ``model``."""
+    head = model.get_output_embeddings()
+    names = sorted({name.rsplit(".", 1)[-1] for name, module in find_linear_modules(model).items() if module is not head})
+    return f"It has: {', '.join(names[:40])}. Name some of these, or use all-linear"
+
+
+def find_target_parameters(model: Any, spec: AdapterSpec) -> list[str]:  # noqa: ANN401
+    """Return the ends of the paths of the weights that ``targetParameters`` means.
+
+    :raises ConfigInvalid: the model has none such.
+    """
+    if spec.target_parameters is None:
+        return []
+    fused = {".".join(name.split(".")[-2:]) for name, weight in model.named_parameters() if weight.ndim == 3 and ".experts." in f".{name}."}
+    wanted = sorted(fused) if spec.target_parameters == EXPERTS else spec.target_parameters.split(",")
+    has = f"It has: {', '.join(sorted(fused))}" if fused else "It has no fused experts"
+    if not wanted:
+        raise ConfigInvalid(f"method.adapter.targetParameters: {has}; remove the field")
+    for end in wanted:
+        if not any(name.endswith(f".{end}") for name, weight in model.named_parameters() if weight.ndim in (2, 3)):
+            raise ConfigInvalid(f"method.adapter.targetParameters: {end!r} is the end of no weight's path. {has}")
+    return wanted
+
+
+def find_feedforward_modules(model: Any, spec: AdapterSpec) -> list[str]:  # noqa: ANN401
+    """Return the names of the targeted layers that come last in a feed-forward block: (IA)3 scales what goes into these, and what comes out
+    of all others. They are told by their shape, wider inside than out, outside of attention.
+    """
+    targets = spec.resolved_target_modules
+    names: set[str] = set()
+    for name, module in find_linear_modules(model).items():
+        inside, outside = _get_features(module)
+        if inside <= outside or "attn" in name or "attention" in name:
+            continue
+        last = name.rsplit(".", 1)[-1]
+        if targets == ALL_LINEAR or (re.fullmatch(targets, name) if isinstance(targets, str) else last in targets or name in targets):
+            names.add(name)
+    return sorted(names)
+
+
+def _get_features(module: Any) -> tuple[int, int]:  # noqa: ANN401
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    inside, outside = module.weight.shape  # transformers' Conv1D holds its weight transposed
+    return int(inside), int(outside)
