@@ -23,6 +23,8 @@ MODEL = {
     "tokenizer.json": b"{}",
     "tokenizer_config.json": b"{}",
     "model.safetensors": b"weights" * 1000,
+    "README.md": b"---\nlicense: apache-2.0\n---\n",
+    "LICENSE": b"words",
 }
 SHARDED = {
     "config.json": b"{}",
@@ -33,7 +35,7 @@ SHARDED = {
     "model-2.safetensors": b"2" * 100,
 }
 UNWANTED = {
-    "README.md": b"x",
+    "samples.txt": b"x",
     "modeling.py": b"raise SystemExit",
     "pytorch_model.bin": b"pickle",
     "consolidated.safetensors": b"again",
