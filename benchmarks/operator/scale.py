@@ -139,7 +139,7 @@ async def measure_reports(bench: Bench, running: int, seconds: float = 60.0) -> 
     async with play_pods(bench, max(1, running // 100)):
         with bench.operate() as operator:
             await bench.warm_up()
-            resources = {"gpus": 0, "cpu": "10m", "memory": "16Mi"}
+            resources = {"gpus": 0, "cpu": "10m", "memory": "64Mi"}
             device = {"quantization": {"type": "none"}}
             manifests = (build_finetunejob(f"run-{index:05}", resources=resources, method=device) for index in range(running))
             await bench.create_all(FINETUNEJOBS, manifests)
@@ -217,8 +217,8 @@ async def _send_reports(
 
     async def report(session: aiohttp.ClientSession, index: int, job: dict[str, str], token: str) -> None:
         nonlocal accepted
-        await asyncio.sleep(5 * index / len(senders))
         for sequence in range(int(seconds // 5)):
+            await asyncio.sleep(max(0.0, began + 5 * (index / len(senders) + sequence) - time.monotonic()))
             progress = {"percentage": 1, "step": sequence, "totalSteps": 1000, "epoch": 0.1, "lastUpdatedTime": _now()}
             body = {
                 "job": job,
@@ -231,7 +231,6 @@ async def _send_reports(
                 accepted += answer.status == 202
                 if answer.status not in (202, 429):
                     print(answer.status, await answer.text())
-            await asyncio.sleep(max(0.0, began + 5 * (index / len(senders) + sequence + 1) - time.monotonic()))
 
     connector = aiohttp.TCPConnector(ssl=tls, limit=64)
     async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as group:

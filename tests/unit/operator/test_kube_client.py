@@ -84,6 +84,17 @@ async def test_a_selector_is_sent_as_it_was_meant() -> None:
     assert seen == ["app.kubernetes.io/managed-by=a+b, c"]
 
 
+async def test_of_each_page_only_what_is_asked_for_is_kept() -> None:
+    def answer(request: web.BaseRequest) -> web.Response:
+        first = "continue" not in request.query
+        metadata = {"resourceVersion": "7", **({"continue": "more"} if first else {})}
+        return web.json_response({"metadata": metadata, "items": [{"name": "a" if first else "b", "ballast": "x"}]})
+
+    async with _serve(answer) as client:
+        listing = await client.list(JOBS, "team-a", keep=lambda body: {"name": body["name"]})
+    assert (listing.items, listing.version) == ([{"name": "a"}, {"name": "b"}], 7)
+
+
 @pytest.mark.parametrize("text", [None, "{}", "current-context: nowhere\n", ":\n- ["], ids=["absent", "empty", "dangling", "no YAML"])
 def test_a_kubeconfig_that_cannot_be_used_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
     path = tmp_path / "kubeconfig"

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from finetune_api.base import format_time
 from finetune_api.names import LABEL_JOB_UID, LABEL_SWEEP_UID
 from finetune_operator.kube import store as store_module
-from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS
+from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS, Resource
+from finetune_operator.kube.projection import project
 from finetune_operator.kube.store import Store
 from tests.support.manifests import Manifest, merge
 from tests.support.world import JOB_UID, NOW, UID, at, build_failed_create, build_finetunejob, build_pod, build_stored_job
@@ -45,6 +46,15 @@ def test_a_newer_version_that_says_the_same_concerns_nobody_and_is_kept() -> Non
     body = store.finetunejob(UID)
     assert body is not None
     assert body["metadata"]["resourceVersion"] == "6"
+
+
+@pytest.mark.parametrize(
+    ("resource", "body"),
+    [(FINETUNEJOBS, _body(5)), (JOBS, build_stored_job()), (PODS, build_pod()), (EVENTS, build_failed_create("no room"))],
+    ids=lambda each: getattr(each, "plural", ""),
+)
+def test_what_is_kept_of_what_is_kept_is_the_same(resource: Resource, body: Manifest) -> None:
+    assert project(resource, project(resource, body)) == project(resource, body)
 
 
 def test_what_a_job_counts_besides_its_end_concerns_nobody() -> None:
