@@ -43,6 +43,9 @@ def add_adapter(
     except (ValueError, NotImplementedError, KeyError) as error:
         words = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigInvalid(f"method.adapter: {words}. {list_available(model)}") from error
+    for name, parameter in adapted.named_parameters():
+        if ".ranknum." in name:  # AdaLoRA's count of ranks: PEFT leaves it trainable, and does not save it
+            parameter.requires_grad_(requires_grad=False)
     if spec.init == "loftq":
         initialise_loftq(adapted, folder)
     elif spec.init == "eva":
