@@ -45,7 +45,7 @@ def add_adapter(
         raise ConfigInvalid(f"method.adapter: {words}. {list_available(model)}") from error
     for name, parameter in adapted.named_parameters():
         if ".ranknum." in name:  # AdaLoRA's count of ranks: PEFT leaves it trainable, and does not save it
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
     if spec.init == "loftq":
         initialise_loftq(adapted, folder)
     elif spec.init == "eva":
