@@ -73,7 +73,7 @@ def test_the_three_uris_are_a_complete_manifest(control_plane: Cluster, namespac
     assert spec == parse_spec(build_minimal_manifest()["spec"]), "the server's defaults are the models' defaults"
     assert created["spec"]["method"]["quantization"] == {"type": "nf4", "doubleQuant": True, "computeDtype": "bfloat16"}
     assert created["spec"]["ttlSecondsAfterFinished"] == 604800
-    assert "status" not in created
+    assert created["status"] == {"observedGeneration": -1}, "seen by no operator, and nothing more"
 
 
 def test_defaults_fill_a_section_given_in_part(control_plane: Cluster, namespace: str) -> None:
