@@ -33,7 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 
 from finetune_api.spec import FineTuneJobSpec, QuantizationSpec  # noqa: E402
-from finetune_trainer.model.adapter import build_lora_config  # noqa: E402
+from finetune_trainer.model.peft_configs import build_lora_config  # noqa: E402
 
 GRANULE = 512
 """PyTorch's CUDA allocator gives out multiples of so many bytes."""
