@@ -15,7 +15,8 @@ from typing import Any
 
 from finetune_devcluster.errors import DevClusterError
 
-_START_FIELD = 19  # of /proc/PID/stat after the command's name: start time in clock ticks since boot
+# Of /proc/PID/stat, after the command's name: the number of threads, and the start time in clock ticks since boot.
+_THREADS_FIELD, _START_FIELD = 17, 19
 _ZOMBIE_STATES = ("Z", "X", "x")
 
 
@@ -47,7 +48,9 @@ def observe_start_ticks(pid: int) -> int | None:
     except OSError:
         return None
     fields = stat[stat.rindex(")") + 2 :].split()
-    return None if fields[0] in _ZOMBIE_STATES else int(fields[_START_FIELD])
+    # A process that is being killed shows as a zombie as soon as its first thread has ended; the others still hold its ports and files.
+    ended = fields[0] in _ZOMBIE_STATES and int(fields[_THREADS_FIELD]) <= 1
+    return None if ended else int(fields[_START_FIELD])
 
 
 def is_running(record: ProcessRecord) -> bool:

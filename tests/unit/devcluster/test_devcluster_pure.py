@@ -22,7 +22,7 @@ from finetune_devcluster.image_store import take_store
 from finetune_devcluster.node_config import NodeNetwork, compute_network
 from finetune_devcluster.paths import compute_state_dir
 from finetune_devcluster.ports import find_free_ports
-from finetune_devcluster.processes import ProcessRecord, is_running, start_process, stop_process
+from finetune_devcluster.processes import ProcessRecord, is_running, start_process, stop_process, wait_until
 from finetune_devcluster.state import ClusterState, ObjectStore, load_state, save_state
 
 FULL = Machine("Linux", is_root=True, missing_packages=(), has_apt=True, namespace_error=None, cgroup_error=None)
@@ -242,6 +242,16 @@ def test_a_process_is_stopped_and_another_of_the_same_pid_is_not(tmp_path: Path)
     stop_process(other, 0.1)
     assert is_running(record)
     stop_process(record, 0.2, signal.SIGTERM)
+    assert not is_running(record)
+
+
+def test_a_process_runs_until_its_last_thread_has_ended(tmp_path: Path) -> None:
+    # The first thread ends by itself, as when the kernel takes a killed process apart: the process shows as a zombie.
+    script = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); ctypes.CDLL(None).pthread_exit(None)"
+    record = start_process("headless", [sys.executable, "-c", script], tmp_path / "log")
+    assert wait_until(lambda: ") Z " in Path(f"/proc/{record.pid}/stat").read_text(), 30)
+    assert is_running(record)
+    stop_process(record, 0, signal.SIGKILL)
     assert not is_running(record)
 
 
