@@ -1,5 +1,6 @@
 """kopf's part: watching. Every event goes to the intake, and that is all a handler does."""
 
+from collections.abc import Callable
 from typing import Any
 
 import kopf
@@ -45,13 +46,17 @@ class NoProgress(kopf.ProgressStorage):
         return essence
 
 
-def build_registry(intake: Intake) -> kopf.OperatorRegistry:
-    """Return kopf's registry with one handler for each kind that is watched."""
+def build_registry(intake: Intake, on_end: Callable[[], None]) -> kopf.OperatorRegistry:
+    """Return kopf's registry with one handler for each kind that is watched. ``on_end`` is called when kopf stops, for whatever reason."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.AiohttpSession:  # noqa: ANN401
-        return open_watch_session(find_connection(), intake.note_list)
+        return open_watch_session(find_connection(), SELECTORS, intake.note_list)
+
+    @kopf.on.cleanup(registry=registry)
+    async def end(**_: Any) -> None:  # noqa: ANN401
+        on_end()
 
     def watch(resource: Resource) -> None:
         @kopf.on.event(resource.group, resource.version, resource.plural, registry=registry, id=f"watch-{resource.plural}")

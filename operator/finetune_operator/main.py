@@ -49,10 +49,17 @@ TRIAL_SECONDS: Final = 1.0
 SWEEP_WORKERS: Final = 2
 """Sweeps that are worked on at the same time: their trials take hours, and nobody waits for a write more or less."""
 
+KOPF_END_SECONDS: Final = 10.0
+"""How long kopf may take to end. A watch of its that waits for an answer while it is told to stop may never end by itself."""
+
 GARBAGE_THRESHOLD: Final = 20_000
 """Objects made between two looks for garbage. At Python's own 700, a tenth of the time goes into looks that find nothing."""
 
 log = logging.getLogger(__name__)
+
+
+class WatchesBroken(Exception):
+    """kopf has given up, so nothing tells of changes any more: the process ends, and the kubelet starts it again."""
 
 
 def main() -> None:
@@ -72,7 +79,7 @@ def main() -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings))
-    except* (ApiError, OSError) as failures:
+    except* (ApiError, OSError, WatchesBroken) as failures:
         for failure in failures.exceptions:
             log.critical("stopped: %s", failure)
         sys.exit(1)
@@ -135,10 +142,10 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
         background.append(credentials.renew_forever())
     log.info("started in %.1f s with %d FineTuneJobs", time.monotonic() - started, len(store.finetunejobs()))
 
-    ready, stop = asyncio.Event(), asyncio.Event()
+    ready, stop, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
     watching = asyncio.ensure_future(
         kopf.operator(
-            registry=build_registry(intake),
+            registry=build_registry(intake, ended.set),
             settings=build_kopf_settings(),
             standalone=True,
             clusterwide=not settings.watch_namespaces,
@@ -159,11 +166,11 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
                 group.create_task(work_forever(sweep_queue, sweep_reconciler.reconcile))
 
     try:
-        await run_until(_until_told(watching, ready), [*background, _lead_forever(leadership, work, book)])
+        await run_until(_until_told(watching, ready, ended), [*background, _lead_forever(leadership, work, book)])
         # Before kopf has closed its watches, which takes a second or two: the other replicas wait for this.
         await leadership.release()
         stop.set()
-        await watching
+        await asyncio.wait({watching}, timeout=KOPF_END_SECONDS)
     finally:
         watching.cancel()
         await relay.close()
@@ -186,8 +193,12 @@ async def _lead_forever(leadership: Leadership | SoleOperator, work: Callable[[]
         book.clear()
 
 
-async def _until_told(watching: asyncio.Future[None], ready: asyncio.Event) -> None:
-    """Return on SIGTERM or SIGINT, or when kopf ends; raise where a watch of its broke for good."""
+async def _until_told(watching: asyncio.Future[None], ready: asyncio.Event, ended: asyncio.Event) -> None:
+    """Return on SIGTERM or SIGINT.
+
+    :param ended: kopf is stopping, though nobody told it to.
+    :raises WatchesBroken: a watch of kopf's broke for good.
+    """
     told = asyncio.Event()
 
     async def listen() -> None:
@@ -196,13 +207,19 @@ async def _until_told(watching: asyncio.Future[None], ready: asyncio.Event) -> N
             asyncio.get_running_loop().add_signal_handler(sign, told.set)
         await told.wait()
 
-    listening = asyncio.create_task(listen())
+    waiting: list[asyncio.Future[Any]] = [asyncio.create_task(listen()), asyncio.create_task(ended.wait())]
     try:
-        await asyncio.wait({watching, listening}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({watching, *waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if told.is_set():
+            return
+        await asyncio.wait({watching}, timeout=KOPF_END_SECONDS)
     finally:
-        listening.cancel()
-    if watching.done():
-        watching.result()
+        for task in waiting:
+            task.cancel()
+    if not watching.done():
+        raise WatchesBroken("kopf gave up watching, and did not end")
+    if (error := watching.exception()) is not None:
+        raise WatchesBroken(f"kopf gave up watching: {error}") from error
 
 
 async def run_until(end: Coroutine[Any, Any, None], tasks: Iterable[Coroutine[Any, Any, None]]) -> None:

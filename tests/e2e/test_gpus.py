@@ -55,9 +55,9 @@ def test_an_upgrade_of_the_chart_restarts_no_run(runs: Runs, namespace: str, req
     run = runs.apply(namespace, "before", {"training": {"maxSteps": ENDLESS}})
     run.wait_step(1)
     (pod,) = run.pods()
-    operator = runs.release.list_pods()
+    former = set(runs.release.list_pods())
     request.getfixturevalue("upgraded")
-    assert set(operator).isdisjoint(runs.release.list_pods())
+    runs.timeline.wait(lambda: former.isdisjoint(runs.release.list_pods()), 60, "the former operator's pod is gone")
     since = time.monotonic()
     after = run.wait_step(step_of(run.get()) + 1, since).body  # the trainer reports to the new operator
     assert (after["status"]["restarts"], after["status"]["pod"]["name"]) == (0, pod)

@@ -52,9 +52,10 @@ def succeeded(run: Run) -> Object:
 
 
 def test_phases_lead_from_pending_to_succeeded(run: Run, succeeded: Object) -> None:
-    # Each once: no phase is left and come back to.
+    # In this order, each once: no phase is left and come back to. The first status may come when the pod has its node already.
     phases = [phase for phase, _ in itertools.groupby(phase_of(body) for body in run.history()) if phase]
-    assert phases in (["Pending", "Starting", "Running", "Succeeded"], ["Pending", "Running", "Succeeded"])
+    assert phases == [phase for phase in ("Pending", "Starting", "Running", "Succeeded") if phase in phases]
+    assert phases[-2:] == ["Running", "Succeeded"]
     status = succeeded["status"]
     assert status["progress"]["percentage"] == 100
     assert status["progress"]["step"] == status["progress"]["totalSteps"] == STEPS

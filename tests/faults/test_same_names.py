@@ -155,7 +155,8 @@ async def test_deleted_by_hand(bench: Bench, figures: Figures, what: str) -> Non
             await _delete_by_hand(case, JOBS if what.startswith("Job") else PODS)
             await case.until_phase("Succeeded")
             (run,) = clean.state["finetunejobs"]
-            expected = {**clean.state, "finetunejobs": [{**run, "status": {**run["status"], "restarts": 1, "interruptions": 1}}]}
+            counted = {"restarts": 1, "interruptions": 1, "attemptInterruptions": 1}
+            expected = {**clean.state, "finetunejobs": [{**run, "status": {**run["status"], **counted}}]}
         await case.converge(expected, jobs_of_an_attempt=2 if what == "Job while it trains" else 1)
         await bench.check_silence([case], 2.0)
     figures.add(

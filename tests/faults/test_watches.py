@@ -164,6 +164,29 @@ async def test_a_watch_is_answered_410(bench: Bench, figures: Figures) -> None:
     )
 
 
+async def test_watches_that_break_for_good_end_the_process(bench: Bench, figures: Figures) -> None:
+    """kopf gives up for good at an answer that it does not know; the kubelet starts the operator again."""
+    (case,) = await bench.make_cases(1)
+    case.patience = 120.0
+    async with bench.operate([case], start=False) as lane, lane.kept_alive():
+        await lane.operator.wait_until_ready(may_end=True)
+        case.script.hold = asyncio.Event()
+        case.script.wait_for_phase = False
+        await case.create()
+        await case.until_phase("Running")
+        rules = [lane.proxy.add(Rule(Answer(400), signature=f"watch {resource}", times=1)) for resource in WATCHED]
+        began = time.monotonic()
+        lane.proxy.cut_watches()
+        await case.until(lambda: lane.operator.starts == 2, "the operator is started again")
+        lane.proxy.heal()
+        case.script.hold.set()
+        await case.until_phase("Succeeded")
+        took = time.monotonic() - began
+        await case.converge((await measure_clean(bench, COMPLETE)).state)
+        assert any(rule.hits for rule in rules)
+    figures.add(7, "400 on the watches, at which kopf gives up", f"the process ended by itself; caught up {took:.1f} s after")
+
+
 @pytest.mark.parametrize("status", [410, 429, 500, 504])
 async def test_watches_answered_with_errors(bench: Bench, figures: Figures, status: int, full: bool) -> None:
     seconds = 120.0 if full else 8.0

@@ -4,24 +4,22 @@ Neither shows in kopf's events: a list without objects yields none, and an answe
 knows) would end the process.
 """
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
 
 import aiohttp
 import kopf
 from yarl import URL
 
-from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS
-
-_COLLECTIONS: Final = frozenset(resource.plural for resource in (FINETUNEJOBS, JOBS, PODS, EVENTS))
+from finetune_operator.kube.client import Resource
 
 
-def open_watch_session(connection: kopf.ConnectionInfo, on_restart: Callable[[], None]) -> kopf.AiohttpSession:
+def open_watch_session(connection: kopf.ConnectionInfo, watched: Iterable[Resource], on_restart: Callable[[], None]) -> kopf.AiohttpSession:
     """Return a session for kopf, which closes it. ``on_restart`` is called whenever a watch begins from a list, or from nowhere."""
+    collections = frozenset(resource.plural for resource in watched)
 
     async def follow(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         answer = await handler(request)
-        if request.url.name not in _COLLECTIONS:
+        if request.url.name not in collections:
             return answer
         if not is_watch(request.url):
             on_restart()

@@ -7,9 +7,10 @@ import kopf
 import pytest
 from aiohttp import web
 
+from finetune_operator.kube.client import JOBS
 from finetune_operator.kube.watch_session import open_watch_session
 
-JOBS = "/apis/batch/v1/namespaces/team-a/jobs"
+PATH = "/apis/batch/v1/namespaces/team-a/jobs"
 
 
 @asynccontextmanager
@@ -32,37 +33,37 @@ async def _serve(*statuses: int) -> AsyncIterator[tuple[str, list[str]]]:
 async def _get(server: str, path: str) -> tuple[int, int]:
     """Get a path through the session; return the status and how often a watch was said to begin anew."""
     restarts: list[None] = []
-    opened = open_watch_session(kopf.ConnectionInfo(server=server), lambda: restarts.append(None))
+    opened = open_watch_session(kopf.ConnectionInfo(server=server), [JOBS], lambda: restarts.append(None))
     async with opened.aiohttp_session as session, session.get(server + path) as answer:
         return answer.status, len(restarts)
 
 
 async def test_a_list_is_told_even_if_it_is_empty() -> None:
     async with _serve(200) as (server, _):
-        assert await _get(server, f"{JOBS}?limit=500") == (200, 1)
+        assert await _get(server, f"{PATH}?limit=500") == (200, 1)
 
 
 async def test_a_watch_that_goes_on_is_not_told() -> None:
     async with _serve(200) as (server, _):
-        assert await _get(server, f"{JOBS}?watch=true&resourceVersion=5") == (200, 0)
+        assert await _get(server, f"{PATH}?watch=true&resourceVersion=5") == (200, 0)
 
 
 async def test_a_watch_whose_place_is_gone_begins_anew_from_what_there_is() -> None:
     async with _serve(410, 200) as (server, requests):
-        assert await _get(server, f"{JOBS}?watch=true&labelSelector=a%3Db&resourceVersion=5") == (200, 1)
-    assert requests == [f"{JOBS}?watch=true&labelSelector=a%3Db&resourceVersion=5", f"{JOBS}?watch=true&labelSelector=a%3Db"]
+        assert await _get(server, f"{PATH}?watch=true&labelSelector=a%3Db&resourceVersion=5") == (200, 1)
+    assert requests == [f"{PATH}?watch=true&labelSelector=a%3Db&resourceVersion=5", f"{PATH}?watch=true&labelSelector=a%3Db"]
 
 
 async def test_a_server_that_answers_410_to_everything_is_asked_twice() -> None:
     async with _serve(410, 410) as (server, requests):
-        assert await _get(server, f"{JOBS}?watch=true&resourceVersion=5") == (410, 1)
+        assert await _get(server, f"{PATH}?watch=true&resourceVersion=5") == (410, 1)
     assert len(requests) == 2
 
 
 @pytest.mark.parametrize("status", [403, 429, 500])
 async def test_other_refusals_are_kopf_s(status: int) -> None:
     async with _serve(status) as (server, requests):
-        assert await _get(server, f"{JOBS}?watch=true&resourceVersion=5") == (status, 0)
+        assert await _get(server, f"{PATH}?watch=true&resourceVersion=5") == (status, 0)
     assert len(requests) == 1
 
 
