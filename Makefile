@@ -66,6 +66,10 @@ ha: setup binaries ## The leader killed, stopped, and paused for a minute, with 
 trainer: setup binaries ## Training for real, on the CPU
 	$(PYTEST) tests/unit tests/trainer tests/integration -m torch
 
+.PHONY: survival
+survival: setup ## Twenty runs killed at random moments, each compared with one that was not; writes docs/reference/survival.md
+	FINETUNE_TEST_KILLS=20 FINETUNE_TEST_KILLS_REPORT=docs/reference/survival.md $(PYTEST) tests/trainer/test_survival.py -k random
+
 .PHONY: e2e
 e2e: setup binaries ## Tests on a real node with containers, where this machine can run one; says so where it can't
 	$(PYTEST) tests/devcluster tests/e2e -m node

@@ -13,6 +13,7 @@ def _round(digits: int) -> PlainSerializer:
     return PlainSerializer(lambda value: float(f"{value:.{digits}g}"), return_type=float, when_used="json")
 
 
+MAX_ADJUSTMENTS = 8
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Measure = Annotated[float, Field(ge=0, le=1e15), _round(6)]
 Loss = Annotated[float, Field(ge=-1e6, le=1e6), _round(5)]
@@ -33,6 +34,8 @@ class Progress(StoredModel):
     """Time to the end at the present speed, in seconds."""
     last_updated_time: Timestamp
     """When the trainer measured this."""
+    adjustments: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=MAX_ADJUSTMENTS)] | None = None
+    """What the trainer changed on its own to go on: the newest, as sentences."""
 
 
 class LossPoint(StoredModel):
@@ -44,6 +47,7 @@ class LossPoint(StoredModel):
     """Training loss there."""
 
 
+Signed = Annotated[float, Field(ge=-1e15, le=1e15), _round(6)]
 Share = Annotated[float, Field(ge=0, le=1), _round(5)]
 
 
@@ -64,13 +68,30 @@ class Metrics(StoredModel):
     """What the trainer measures. All numbers are finite; one that isn't known is absent."""
 
     loss: Loss | None = None
-    """Training loss of the last logged steps: mean negative log-likelihood, in nats a token."""
+    """Training loss of the last logged steps, as the objective defines it: for `sft` and `pretrain` the mean negative log-likelihood,
+    in nats a token."""
     eval_loss: Loss | None = None
     """Loss on held-out data, last time it was measured."""
     base_eval_loss: Loss | None = None
     """Loss on held-out data before the first step, for comparison."""
     perplexity: Measure | None = None
-    """Perplexity on held-out data: e to the power of `evalLoss`."""
+    """Perplexity on held-out data: e to the power of `evalLoss`. For `sft` and `pretrain`."""
+    best_step: Count | None = None
+    """Step at which `evalLoss` was lowest, and of which the adapter is, with `training.checkpoint.publishBest`."""
+    reward_accuracy: Share | None = None
+    """Share of pairs in which the chosen answer has the higher reward (`dpo`, `orpo`, `reward`)."""
+    reward_margin: Signed | None = None
+    """Mean lead of the chosen answer's reward (`dpo`, `orpo`, `reward`), or of good answers over bad ones (`kto`)."""
+    reward: Signed | None = None
+    """Mean reward of the model's own answers (`grpo`)."""
+    completion_tokens: Measure | None = None
+    """Mean length of the model's own answers in tokens (`grpo`)."""
+    eval_reward_accuracy: Share | None = None
+    """`rewardAccuracy` on held-out data."""
+    eval_reward_margin: Signed | None = None
+    """`rewardMargin` on held-out data."""
+    eval_reward: Signed | None = None
+    """`reward` on held-out prompts."""
     base_perplexity: Measure | None = None
     """Perplexity on held-out data before the first step."""
     learning_rate: Measure | None = None
@@ -101,6 +122,10 @@ class DatasetCounts(StoredModel):
     eval_examples: Count = 0
     """Examples held out for evaluation."""
     dropped: Count = 0
-    """Examples left out, since nothing was left to learn in them."""
+    """Examples left out, since nothing was left to learn in them, or they were too long."""
     truncated: Count = 0
     """Examples cut at `training.maxLength`."""
+    duplicates: Count = 0
+    """Examples left out, since they were equal to another."""
+    malformed: Count = 0
+    """Rows left out, since they were malformed."""

@@ -41,12 +41,12 @@ def build_tokenizer(chat_template: str | None = None, extra: tuple[str, ...] = (
     return built
 
 
-def build_model(vocabulary: int) -> Any:
+def build_model(vocabulary: int, seed: int = 0) -> Any:
     """Build a seeded Llama with random weights."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,

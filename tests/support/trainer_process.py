@@ -26,6 +26,10 @@ _MODULES = [
     "finetune_trainer.run.callbacks",
     "finetune_trainer.run.settings",
     "finetune_trainer.run.publishing",
+    "finetune_trainer.run.trainer",
+    "finetune_trainer.run.distill",
+    "finetune_trainer.run.grpo",
+    "finetune_trainer.run.preference",
     "tests.support.trainer_process",
 ]
 
@@ -43,6 +47,8 @@ class RunningTrainer:
 
     process: ForkServerProcess
     folder: Path
+    cpu_seconds: float = 0.0
+    """Processor time that it has taken, as last seen: a measure of how far it is that a busy machine does not change."""
 
     def send(self, number: signal.Signals) -> None:
         assert self.process.pid is not None
@@ -50,12 +56,24 @@ class RunningTrainer:
 
     def wait(self) -> int:
         """Return the exit code, as a shell has it: 128 and more for a signal."""
-        self.process.join(DEADLINE_SECONDS)
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while self.process.is_alive() and time.monotonic() < deadline:
+            self.observe_cpu()
+            self.process.join(0.05)
         code = self.process.exitcode
         if code is None:
             self.process.kill()
             raise TimeoutError(f"the trainer is not done after {DEADLINE_SECONDS} s:\n{self.log}")
         return code if code >= 0 else 128 - code
+
+    def observe_cpu(self) -> float:
+        """Return the processor time that it has taken so far, in seconds."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return self.cpu_seconds
+        self.cpu_seconds = max(self.cpu_seconds, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+        return self.cpu_seconds
 
     @property
     def log(self) -> str:

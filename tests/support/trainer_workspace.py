@@ -55,8 +55,8 @@ def make_workspace(folder: Path) -> None:
     import torch
 
     tokenizer = build_tokenizer(TEMPLATE_WITH_MARKERS)
-    for name in ("model", "poisoned"):
-        model = build_model(len(tokenizer))
+    for name in ("model", "poisoned", "teacher"):
+        model = build_model(len(tokenizer), seed=int(name == "teacher"))
         model.config.eos_token_id = tokenizer.eos_token_id
         if name == "poisoned":
             bad = tokenizer(POISON)["input_ids"][-1]
@@ -70,6 +70,20 @@ def make_workspace(folder: Path) -> None:
     poisoned = [dict(row) for row in rows]
     poisoned[40]["completion"] += f" {POISON}"
     write_rows(folder / "poisoned.jsonl", poisoned)
+    write_answers(folder)
+
+
+def write_answers(folder: Path) -> None:
+    """Write rows that say which answers are good: short ones. `pairs.jsonl`, `labelled.jsonl`, `prompts.jsonl`, `texts.jsonl`."""
+    rows = make_rows(40, 3)
+    pairs = [{"prompt": row["prompt"], "chosen": "Return two.", "rejected": row["completion"]} for row in rows]
+    write_rows(folder / "pairs.jsonl", pairs)
+    labelled = [
+        {"prompt": pair["prompt"], "completion": pair[name], "label": name == "chosen"} for pair in pairs for name in ("chosen", "rejected")
+    ]
+    write_rows(folder / "labelled.jsonl", labelled)
+    write_rows(folder / "prompts.jsonl", [{"prompt": row["prompt"], "answer": "2"} for row in rows])
+    write_rows(folder / "texts.jsonl", [{"text": row["prompt"] + row["completion"]} for row in rows])
 
 
 def make_config(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
@@ -247,6 +261,37 @@ def die_while_publishing(config: dict[str, Any]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     publishing.write_adapter_folder = die
+    os.environ["FINETUNE_CONFIG"] = json.dumps(config)
+    sys.argv = ["finetune-trainer"]
+    main()
+
+
+def fail_in_steps(config: dict[str, Any], faults: list[dict[str, Any]]) -> None:
+    """Run the trainer, whose steps fail as ``faults`` say: at `step`, by `kind` (`nan`, `spike`, or `memory` where a batch has more than
+    `above` examples, also in all later steps), at most `times` times.
+    """
+    import os
+
+    import torch
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    from finetune_trainer.main import main
+
+    compute = SFTTrainer.training_step
+    left = [fault.get("times", 1_000_000) for fault in faults]
+
+    def training_step(self: Any, *arguments: Any, **options: Any) -> Any:
+        at = self.state.global_step + 1
+        for number, fault in enumerate(faults):
+            if fault["kind"] == "memory" and at >= fault["step"] and self.args.per_device_train_batch_size > fault["above"]:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            if fault["kind"] != "memory" and at == fault["step"] and left[number] > 0:
+                left[number] -= 1
+                loss = compute(self, *arguments, **options)
+                return loss * float("nan") if fault["kind"] == "nan" else loss * 100
+        return compute(self, *arguments, **options)
+
+    SFTTrainer.training_step = training_step  # type: ignore[method-assign]
     os.environ["FINETUNE_CONFIG"] = json.dumps(config)
     sys.argv = ["finetune-trainer"]
     main()

@@ -38,7 +38,7 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def trainers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainers]:
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     with run_trainers(tmp_path_factory.mktemp("processes")) as started:
         yield started
 

@@ -24,6 +24,8 @@ _ENVIRONMENT = {
     # Nothing of the run is told to anyone but the operator
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
+    # What of TRL's is used that it calls experimental is pinned by uv.lock and tested
+    "TRL_EXPERIMENTAL_SILENCE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     # Tokenizers' own threads and forked processes don't go together
     "TOKENIZERS_PARALLELISM": "false",

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from finetune_api.base import ApiModel
 from finetune_api.spec.adapter import METHOD_RULES, AdapterSpec
+from finetune_api.spec.objective import OBJECTIVE_RULES, DistillSpec, DpoSpec, GrpoSpec, KtoSpec, Objective, OrpoSpec, RewardSpec
 
-Objective = Literal["sft"]
 QuantizationType = Literal["nf4", "fp4", "int8", "none"]
 ComputeDtype = Literal["bfloat16", "float16", "float32"]
 
@@ -27,10 +27,23 @@ class MethodSpec(ApiModel):
     """How the model is tuned."""
 
     objective: Objective = "sft"
-    """`sft`: supervised fine-tuning on answers."""
+    """`sft`: supervised fine-tuning on answers. `pretrain`: continued pre-training on raw text. `dpo`, `orpo`, `kto`: from preferred
+    answers. `reward`: a reward model. `distill`: from a teacher's probabilities. `grpo`: from rewards for the model's own answers."""
+    dpo: DpoSpec | None = None
+    """Settings of the objective `dpo`."""
+    orpo: OrpoSpec | None = None
+    """Settings of the objective `orpo`."""
+    kto: KtoSpec | None = None
+    """Settings of the objective `kto`."""
+    reward: RewardSpec | None = None
+    """Settings of the objective `reward`."""
+    distill: DistillSpec | None = None
+    """Settings of the objective `distill`, which needs them."""
+    grpo: GrpoSpec | None = None
+    """Settings of the objective `grpo`, which needs them."""
     adapter: AdapterSpec = Field(default_factory=AdapterSpec)
     """The adapter that is trained."""
     quantization: QuantizationSpec = Field(default_factory=QuantizationSpec)
     """Precision of the frozen base."""
 
-    rules = METHOD_RULES
+    rules = (*OBJECTIVE_RULES, *METHOD_RULES)

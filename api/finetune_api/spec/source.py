@@ -1,18 +1,20 @@
 """Where the base model and the data come from."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from finetune_api.base import ApiModel
-from finetune_api.rules import Rule
+from finetune_api.rules import Obeys, Rule, quote_cel
 from finetune_api.uri import DatasetUri, EndpointUrl, ModelUri
 
 DnsName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")]
 """A DNS-1123 subdomain, as most Kubernetes objects are named."""
 Revision = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 
-DatasetFormat = Literal["auto", "messages", "prompt-completion", "instruction", "sharegpt", "text"]
+DatasetFormat = Literal[
+    "auto", "messages", "prompt-completion", "instruction", "sharegpt", "text", "preference", "unpaired-preference", "prompt"
+]
 
 
 _REVISION_RULE = Rule(
@@ -27,6 +29,39 @@ _SPLIT_RULE = Rule(
     message="split is for hf:// URIs only; remove it",
     field="split",
 )
+
+
+ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
+_COLUMN_ROLES: Final = (
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "instruction",
+    "input",
+    "output",
+    "system",
+    "text",
+    "chosen",
+    "rejected",
+    "label",
+    "answer",
+)
+ColumnNames = Annotated[
+    dict[str, ColumnName],
+    Field(max_length=16),
+    Obeys(
+        Rule(
+            cel=f"self.all(key, key in [{', '.join(map(quote_cel, _COLUMN_ROLES))}])",
+            holds=lambda columns: set(columns) <= set(_COLUMN_ROLES),
+            message=f"keys must be names that a format has: {', '.join(_COLUMN_ROLES)}",
+            json_schema={"propertyNames": {"enum": list(_COLUMN_ROLES)}},
+        )
+    ),
+]
+"""Names of columns in the data, by the names that the format has for them."""
+Weight = Annotated[float, Field(gt=0, le=100)]
+MAX_ADDITIONAL_DATASETS = 15
 
 
 class SecretReference(ApiModel):
@@ -71,6 +106,17 @@ class EvalDatasetSpec(ApiModel):
     """Endpoint of an S3-compatible store or of a hub mirror."""
 
 
+class AdditionalDatasetSpec(EvalDatasetSpec):
+    """Another dataset, mixed with the first."""
+
+    weight: Weight = 1.0
+    """How often its examples are learnt in a pass: 2 takes each twice, 0.5 half of them, chosen by `training.seed`."""
+    format: DatasetFormat = "auto"
+    """Shape of a row, as in `dataset.format`."""
+    columns: ColumnNames = Field(default_factory=dict)
+    """Names of its columns, as in `dataset.columns`."""
+
+
 class DatasetSpec(ApiModel):
     """The data to learn from."""
 
@@ -79,7 +125,8 @@ class DatasetSpec(ApiModel):
     hub dataset, at `hf://organisation/name`, `s3://bucket/path`, `https://host/path` or `pvc://claim/path`."""
     format: DatasetFormat = "auto"
     """Shape of a row. `auto` finds it out from the columns: `messages` (a list of role and content), `prompt-completion`,
-    `instruction` (alpaca: instruction, input, output), `sharegpt` (conversations of from and value), `text`."""
+    `instruction` (alpaca: instruction, input, output), `sharegpt` (conversations of from and value), `text`; `preference` (prompt, chosen,
+    rejected), `unpaired-preference` (prompt, completion, label), `prompt` (prompt and, for some rewards, answer)."""
     revision: Revision | None = None
     """Branch, tag or commit of a hub dataset."""
     split: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
@@ -93,6 +140,21 @@ class DatasetSpec(ApiModel):
     `eval` is given."""
     eval: EvalDatasetSpec | None = None
     """A dataset of its own for evaluation, instead of `evalFraction`."""
+    columns: ColumnNames = Field(default_factory=dict)
+    """Columns that have other names than the format asks for: `{prompt: question, completion: reply}`. Also of `eval`."""
+    weight: Weight = 1.0
+    """How often its examples are learnt in a pass, beside those of `additional`: 2 takes each twice, 0.5 half of them, chosen by
+    `training.seed`."""
+    additional: Annotated[list[AdditionalDatasetSpec], Field(max_length=MAX_ADDITIONAL_DATASETS)] = Field(default_factory=list)
+    """More datasets, mixed with this one by weight. `evalFraction` holds examples out of each."""
+    too_long: Literal["truncate", "drop", "fail"] = "truncate"
+    """What becomes of an example that is longer than `training.maxLength`: it is cut at its end and counted in
+    `status.dataset.truncated`, left out and counted in `status.dataset.dropped`, or the run fails and names it."""
+    deduplicate: bool = False
+    """Leave out examples that are equal to an earlier one, of whichever dataset; counted in `status.dataset.duplicates`."""
+    max_malformed_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of malformed rows to leave out, named in the log and counted in `status.dataset.malformed`. With more of them (with the
+    default 0: with any) the run fails before the GPU is used."""
 
     rules = (
         _REVISION_RULE,

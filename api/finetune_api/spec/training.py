@@ -27,6 +27,31 @@ class CheckpointSpec(ApiModel):
     """Save after this many optimizer steps, and also when the pod is asked to stop."""
     keep: Annotated[int, Field(ge=1, le=10)] = 2
     """Newest checkpoints to keep. All go once the adapter is published."""
+    publish_best: bool = False
+    """Publish the adapter as it was when the held-out loss was lowest, instead of the last one. It needs held-out data."""
+
+
+class EarlyStoppingSpec(ApiModel):
+    """Stop before the end, once the held-out loss no longer falls."""
+
+    patience: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Evaluations in a row without a new lowest held-out loss after which the run stops."""
+    min_delta: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """A loss counts as lower only if it is lower by more than this."""
+
+
+class DivergenceSpec(ApiModel):
+    """What is done about a loss that is not finite, or leaps."""
+
+    action: Literal["fail", "rollBack"] = "fail"
+    """`fail`: end the run. `rollBack`: go back to the last good checkpoint and on from there with a lower learning rate."""
+    spike_factor: Annotated[float, Field(gt=1, le=1000)] | None = None
+    """A loss above this many times the median of the last 32 steps, three steps in a row, counts as divergence too. Without it only a
+    loss that is not finite does."""
+    learning_rate_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """What the learning rate is multiplied by at each return."""
+    max_roll_backs: Annotated[int, Field(ge=1, le=10)] = 3
+    """Returns before the run fails after all."""
 
 
 class TrainingSpec(ApiModel):
@@ -51,9 +76,12 @@ class TrainingSpec(ApiModel):
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] = 4
     """Forward passes to one optimizer step."""
     max_length: Annotated[int, Field(ge=16, le=1_048_576)] = 2048
-    """Longest sequence in tokens; what is longer is truncated and counted in `status.dataset.truncated`."""
+    """Longest sequence in tokens; `dataset.tooLong` says what becomes of what is longer."""
     packing: bool = True
-    """Fill sequences up to `maxLength` with several examples, which attend only to themselves."""
+    """Fill sequences up to `maxLength` with several examples, which attend only to themselves. Used by the objectives `sft`, `pretrain`
+    and `distill`; the others compare whole answers."""
+    neftune_noise_alpha: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Noise on the embeddings while training (NEFTune: arXiv 2310.05914); 5 is usual."""
     loss_on: Literal["completion", "all"] = "completion"
     """Learn only from answers (`completion`: completions, or the assistant's turns), or from every token. Rows of plain text are
     always learnt whole."""
@@ -67,5 +95,12 @@ class TrainingSpec(ApiModel):
     """Record metrics after this many optimizer steps."""
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
     """Seed of everything random: split, order, initialisation, dropout."""
+    on_out_of_memory: Literal["stepDown", "fail"] = "stepDown"
+    """`stepDown`: halve the batch and double the accumulation, which leaves what is learnt as it is; then turn gradient checkpointing
+    on; then hold activations in the node's memory; each time going on from the last checkpoint. `fail`: end the run."""
+    divergence: DivergenceSpec = Field(default_factory=DivergenceSpec)
+    """What is done about a loss that is not finite, or leaps."""
+    early_stopping: EarlyStoppingSpec | None = None
+    """Stop before the end, once the held-out loss no longer falls; off if it is not given."""
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     """How often the run is saved."""

@@ -5,12 +5,14 @@ from typing import Any, Final
 from finetune_api.names import (
     ENV_CONFIG,
     ENV_POD_NAME,
+    ENV_PREFIX_ADDITIONAL,
     ENV_PREFIX_DATASET,
     ENV_PREFIX_EVAL,
     ENV_PREFIX_MODEL,
     ENV_PREFIX_OUTPUT,
     ENV_PREFIX_PUSH,
     ENV_PREFIX_TASK,
+    ENV_PREFIX_TEACHER,
     ENV_PREFIX_TRACKER,
     PVC_MOUNT_ROOT,
     TERMINATION_MESSAGE_PATH,
@@ -96,6 +98,8 @@ def build_pod_spec(spec: FineTuneJobSpec, config: TrainerConfig, *, image: str, 
 def build_claims(spec: FineTuneJobSpec) -> dict[str, bool]:
     """Return the volume claims that the URIs name, in order, and whether each is only read."""
     sources = [spec.model.uri, spec.dataset.uri, *([spec.dataset.eval.uri] if spec.dataset.eval else [])]
+    sources += [more.uri for more in spec.dataset.additional]
+    sources += [spec.method.distill.teacher.uri] if spec.method.distill else []
     sources += [task.uri for task in spec.evaluation.tasks]
     claims: dict[str, bool] = {}
     for uri, read_only in [*((uri, True) for uri in sources), (spec.output.uri, False)]:
@@ -124,6 +128,8 @@ def _build_env_from(spec: FineTuneJobSpec) -> list[Manifest]:
         (ENV_PREFIX_MODEL, spec.model.credentials_secret),
         (ENV_PREFIX_DATASET, spec.dataset.credentials_secret),
         (ENV_PREFIX_EVAL, spec.dataset.eval.credentials_secret if spec.dataset.eval else None),
+        *((number_prefix(ENV_PREFIX_ADDITIONAL, index), more.credentials_secret) for index, more in enumerate(spec.dataset.additional)),
+        (ENV_PREFIX_TEACHER, spec.method.distill.teacher.credentials_secret if spec.method.distill else None),
         (ENV_PREFIX_OUTPUT, spec.output.credentials_secret),
         *((number_prefix(ENV_PREFIX_PUSH, index), push.credentials_secret) for index, push in enumerate(spec.output.push)),
         *((number_prefix(ENV_PREFIX_TASK, index), task.credentials_secret) for index, task in enumerate(spec.evaluation.tasks)),

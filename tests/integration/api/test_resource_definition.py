@@ -113,7 +113,7 @@ def list_leaves(value: Manifest, prefix: str = "") -> list[tuple[str, Any]]:
     leaves: list[tuple[str, Any]] = []
     for name, below in value.items():
         path = f"{prefix}{name}"
-        is_map = path in ("pod.nodeSelector", "pod.labels")
+        is_map = path in ("pod.nodeSelector", "pod.labels", "dataset.columns")
         leaves += list_leaves(below, f"{path}.") if isinstance(below, dict) and not is_map else [(path, below)]
     return leaves
 
@@ -122,6 +122,12 @@ OTHER_VALUES: dict[str, Any] = {
     "model.uri": "hf://example/other",
     "dataset.uri": "hf://example/other-data",
     "dataset.format": "text",
+    "dataset.columns": {"messages": "chat"},
+    "dataset.additional": [],
+    "dataset.tooLong": "fail",
+    "method.objective": "pretrain",
+    "training.onOutOfMemory": "stepDown",
+    "training.divergence.action": "fail",
     "dataset.eval.uri": "hf://example/other-eval",
     "method.adapter.type": "adalora",
     "method.adapter.targetModules": "q_proj",
@@ -156,7 +162,7 @@ MUTABLE = {
     "scheduling.priorityClassName",
     "scheduling.workloadPriorityClassName",
 }
-SINGLE_VALUED = {"method.objective", "resources.nodes"}
+SINGLE_VALUED = {"resources.nodes"}
 """Fields that have but one value in this release, so that there is nothing to change them to."""
 NOT_BESIDE_THE_OTHERS = {f"method.adapter.{name}" for name in ("initR", "targetParameters", "virtualTokens", "encoder")} | {
     "dataset.evalFraction"
@@ -198,7 +204,28 @@ def test_the_full_spec_sets_every_field(control_plane: Cluster) -> None:
             found |= fields(field, f"{prefix}{name}.") if "properties" in field else {f"{prefix}{name}"}
         return found
 
-    assert fields(schema) - NOT_BESIDE_THE_OTHERS == {path for path, _ in LEAVES}
+    own = {path for path in fields(schema) if path.split(".")[:1] == ["method"] and path.split(".")[1] in OF_OBJECTIVES}
+    assert fields(schema) - NOT_BESIDE_THE_OTHERS - own == {path for path, _ in LEAVES}
+
+
+OF_OBJECTIVES: dict[str, Manifest] = {
+    "dpo": {"beta": 0.2},
+    "orpo": {"beta": 0.2},
+    "kto": {"beta": 0.2},
+    "reward": {"centerCoefficient": 0.01},
+    "distill": {"teacher": {"uri": "hf://example/teacher"}, "beta": 0.5},
+    "grpo": {"rewards": [{"name": "json", "type": "json"}], "beta": 0.1},
+}
+
+
+@pytest.mark.parametrize("objective", OF_OBJECTIVES)
+def test_the_settings_of_an_objective_cannot_be_changed(control_plane: Cluster, namespace: str, objective: str) -> None:
+    settings = OF_OBJECTIVES[objective]
+    create(control_plane, namespace, {**build_minimal_manifest()["spec"], "method": {"objective": objective, objective: settings}})
+    field = "centerCoefficient" if objective == "reward" else "beta"
+    with pytest.raises(DevClusterError) as refusal:
+        patch(control_plane, namespace, f"method.{objective}.{field}", 0.3)
+    assert f"spec.method.{objective}.{field} is immutable: create a new FineTuneJob" in str(refusal.value)
 
 
 @pytest.mark.parametrize("path", [path for path, _ in LEAVES if path not in MUTABLE | SINGLE_VALUED])
@@ -226,6 +253,8 @@ OPTIONAL = [
     "dataset.split",
     "training.maxSteps",
     "training.evalSteps",
+    "training.neftuneNoiseAlpha",
+    "training.earlyStopping",
     "resources.minGpuMemory",
     "resources.ephemeralStorage",
     "scheduling.queueName",

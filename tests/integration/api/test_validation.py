@@ -82,7 +82,7 @@ def test_defaults_fill_a_section_given_in_part(control_plane: Cluster, namespace
     created = create_dry(control_plane, namespace, manifest)
     assert created["spec"]["method"]["adapter"]["alpha"] == 32
     assert created["spec"]["method"]["quantization"]["type"] == "nf4"
-    assert created["spec"]["training"]["checkpoint"] == {"everySteps": 100, "keep": 3}
+    assert created["spec"]["training"]["checkpoint"] == {"everySteps": 100, "keep": 3, "publishBest": False}
     assert created["spec"]["pod"]["env"] == [{"name": "A", "value": ""}]
     assert parse_spec(created["spec"]) == parse_spec(manifest["spec"])
 

@@ -38,6 +38,14 @@ class Bucket:
         self.uri = f"s3://{server.bucket}/{uuid.uuid4().hex[:10]}"
         self.credentials = Credentials(access_key_id=server.access_key, secret_access_key=server.secret_key, region=server.region)
 
+    def environ(self, prefix: str) -> dict[str, str]:
+        """The variables that a Secret with the credentials becomes."""
+        return {
+            f"{prefix}AWS_ACCESS_KEY_ID": self.server.access_key,
+            f"{prefix}AWS_SECRET_ACCESS_KEY": self.server.secret_key,
+            f"{prefix}AWS_REGION": self.server.region,
+        }
+
     def open(self, folder: str = "", role: Role = "output", *, faulty: bool = False, policy: RetryPolicy = QUICK) -> Store:
         endpoint = self.proxy if faulty else self.server.endpoint
         return open_store(f"{self.uri}/{folder}" if folder else self.uri, role, self.credentials, endpoint, policy)

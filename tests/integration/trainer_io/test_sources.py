@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from finetune_api.spec import DatasetSpec, EvalDatasetSpec, ModelSpec
+from finetune_trainer.data import load_examples
 from finetune_trainer.data.fetch import fetch_dataset
-from finetune_trainer.data.prepare import load_examples
 from finetune_trainer.errors import ConfigInvalid, DataInvalid, SourceUnavailable, StorageFailed
 from finetune_trainer.storage import Credentials
 from finetune_trainer.storage.digest import digest_bytes
@@ -182,9 +182,9 @@ def test_dataset_file(bucket: Bucket, website: Website, tmp_path: Path, source: 
     put(website.root, {"d/data.jsonl": JSONL})
     put(tmp_path / "claim", {"d/data.jsonl": JSONL})
     uri = {"s3": f"{bucket.uri}/d/data.jsonl", "pvc": "pvc://claim/d/data.jsonl", "https": f"{website.url}/d/data.jsonl"}[source]
-    credentials = Credentials(bearer_token=website.token) if source == "https" else bucket.credentials
+    environ = {"FINETUNE_DATASET_HTTP_BEARER_TOKEN": website.token} if source == "https" else bucket.environ("FINETUNE_DATASET_")
     dataset = DatasetSpec(uri=uri, endpoint_url=bucket.server.endpoint if source == "s3" else None)
-    examples = load_examples(dataset, 42, tmp_path / "work", credentials, None, QUICK, str(tmp_path))
+    examples = load_examples(dataset, 42, tmp_path / "work", environ, policy=QUICK, volume_root=str(tmp_path))
     assert examples.format == "prompt-completion"
     assert examples.digest == digest_bytes(JSONL)
     assert (len(examples.train), len(examples.eval)) == (38, 2)
@@ -203,10 +203,10 @@ def test_dataset_folder_and_evaluation_data(bucket: Bucket, tmp_path: Path) -> N
         endpoint_url=bucket.server.endpoint,
         eval=EvalDatasetSpec(uri=f"{bucket.uri}/eval.jsonl", endpoint_url=bucket.server.endpoint),
     )
-    examples = load_examples(dataset, 42, tmp_path, bucket.credentials, bucket.credentials, QUICK)
+    examples = load_examples(dataset, 42, tmp_path, bucket.environ("FINETUNE_DATASET_") | bucket.environ("FINETUNE_EVAL_"), policy=QUICK)
     assert examples.train == ROWS
     assert examples.eval == [{"text": "held out"}]
-    assert (examples.format, examples.eval_format) == ("prompt-completion", "text")
+    assert (examples.format, examples.eval_parts[0].format) == ("prompt-completion", "text")
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,21 @@ CASES: dict[str, Manifest] = {
     "gpu": {"resources": {"gpus": 1, "gpuResource": "nvidia.com/mig-3g.40gb", "minGpuMemory": "24Gi", "memory": "32Gi"}},
     "claims": {
         "model": {"uri": "pvc://models/llama"},
-        "dataset": {"uri": "pvc://shared/data.jsonl", "eval": {"uri": "pvc://models/eval.jsonl"}},
+        "dataset": {
+            "uri": "pvc://shared/data.jsonl",
+            "eval": {"uri": "pvc://models/eval.jsonl"},
+            "additional": [{"uri": "pvc://more/b.jsonl"}],
+        },
+        "method": {"objective": "distill", "distill": {"teacher": {"uri": "pvc://teachers/large"}}},
         "output": {"uri": "pvc://shared/out"},
     },
     "queue": {"scheduling": {"queueName": "team-a", "priorityClassName": "research"}, "activeDeadlineSeconds": 3600, "backoffLimit": 0},
     "overlay": {
         "model": SECRET,
+        "method": {
+            "objective": "distill",
+            "distill": {"teacher": {"uri": "hf://example/teacher", "credentialsSecret": {"name": "teacher"}}},
+        },
         "dataset": {**SECRET, "eval": {"uri": "s3://team-a/eval.jsonl", **SECRET}},
         "output": SECRET,
         "resources": {"ephemeralStorage": "60Gi"},

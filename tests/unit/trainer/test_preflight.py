@@ -72,7 +72,9 @@ def prepare(rows: list[dict[str, Any]], format_: str, tokenizer: Any, held: list
     def made(some: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return normalise([SourceRow(row, "x:1") for row in some], format_)
 
-    return prepare_data(Examples(made(rows), made(held or []), format_, format_, "sha256:" + "0" * 64), tokenizer, TrainingSpec(**training))
+    return prepare_data(
+        Examples.from_rows(made(rows), made(held or []), format_, format_, "sha256:" + "0" * 64), tokenizer, TrainingSpec(**training)
+    )
 
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
@@ -89,7 +91,14 @@ class TestPrepare:
             {"prompt": "a", "completion": "b" * 300},
         ]
         data = prepare(rows, "prompt-completion", build_tokenizer(), rows[:2], max_length=64)
-        assert data.counts.model_dump() == {"examples": 2, "evalExamples": 1, "dropped": 2, "truncated": 3}
+        assert data.counts.model_dump() == {
+            "examples": 2,
+            "evalExamples": 1,
+            "dropped": 2,
+            "truncated": 3,
+            "duplicates": 0,
+            "malformed": 0,
+        }
         assert data.sample == "Say hello⟦ world<|eos|>⟧"
         assert data.train.column_names == ["input_ids", "labels"]
         assert max(map(len, data.train["input_ids"])) == 64

@@ -54,7 +54,7 @@ def trl_rows(rows: list[Row], tokenizer: Any, folder: Path, max_length: int = 48
 
 def our_rows(rows: list[Row], tokenizer: Any, format_: str, loss_on: str, max_length: int = 48) -> Any:
     training = TrainingSpec(max_length=max_length, loss_on=loss_on)  # type: ignore[arg-type]
-    return prepare_data(Examples(rows, [], format_, format_, "sha256:" + "0" * 64), tokenizer, training)
+    return prepare_data(Examples.from_rows(rows, [], format_, format_, "sha256:" + "0" * 64), tokenizer, training)
 
 
 CASES = [

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.spec.objective import OBJECTIVE_FORMATS
 from finetune_trainer.data.shapes import NEEDS, SourceRow, choose_format, detect_format, normalise
 from finetune_trainer.errors import DataInvalid
 
@@ -34,11 +35,11 @@ def test_format_is_told_by_columns(columns: set[str], format_: str) -> None:
     assert detect_format(columns) == format_
 
 
-@pytest.mark.parametrize("columns", [set(), {"question", "answer"}, {"prompt"}, {"completion"}, {"instruction", "input"}, {"Messages"}])
+@pytest.mark.parametrize("columns", [set(), {"question", "answer"}, {"completion"}, {"instruction", "input"}, {"Messages"}])
 def test_unknown_columns_are_listed_with_what_each_format_needs(columns: set[str]) -> None:
     with pytest.raises(DataInvalid) as caught:
         detect_format(columns)
-    assert all(name in caught.value.message for name in (*columns, *NEEDS))
+    assert all(name in caught.value.message for name in (*columns, *OBJECTIVE_FORMATS["sft"]))
 
 
 def test_columns_of_two_formats_are_refused() -> None:
@@ -54,12 +55,12 @@ def test_mixed_rows_are_refused_with_the_first_of_each() -> None:
 
 def test_columns_without_a_value_do_not_count() -> None:
     # a Parquet file has every column in every row
-    assert choose_format(source({"messages": HI, "prompt": None, "completion": None}), "auto") == "messages"
+    assert choose_format(source({"messages": HI, "prompt": None, "completion": None}), "auto")[0] == "messages"
 
 
 def test_given_format_goes_before_the_columns() -> None:
     rows = source({"messages": HI, "text": "t"})
-    assert choose_format(rows, "text") == "text"
+    assert choose_format(rows, "text") == ("text", rows)
     assert normalise(rows, "text") == [{"text": "t"}]
 
 

@@ -78,6 +78,8 @@ def fetch_dataset(
     elif location.scheme == "https":
         raise ConfigInvalid(f"{dataset.uri} must name one file that ends in {', '.join(SUFFIXES)} (or these with {GZIP})")
     store = open_store(dataset.uri, role, credentials, dataset.endpoint_url, policy, volume_root)
+    if data_suffix(name) is None and "." in name and store.find("") is not None:
+        raise DataInvalid(f"{dataset.uri} is no data file: its name must end in {', '.join(SUFFIXES)} (or these with {GZIP}); convert it")
     return _fetch_folder(store, folder, field)
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
+from finetune_trainer.data.faults import MAX_FAULTS
 from finetune_trainer.data.tokenizing import IGNORED, Tokenised
 from finetune_trainer.errors import DataInvalid
 
@@ -24,19 +26,33 @@ class Checked:
     """Untruncated examples with no stop token among what is learnt."""
     whole: int = 0
     """Untruncated examples."""
+    long: list[str] = field(default_factory=list)
+    """Places of the first examples that were too long."""
 
 
-def check_examples(examples: Iterable[Tokenised], max_length: int, stop_ids: frozenset[int]) -> Checked:
+def check_examples(
+    examples: Iterable[Tokenised],
+    max_length: int,
+    stop_ids: frozenset[int],
+    places: Iterable[str] | None = None,
+    *,
+    drop_long: bool = False,
+) -> Checked:
     """Truncate ``examples`` to ``max_length`` tokens (their beginning stays), drop those with nothing to learn, and count.
+
+    :param places: where each example comes from, for messages.
+    :param drop_long: drop an example that is too long instead of cutting it.
 
     The label of a sequence's first token is never learnt, since nothing comes before it; one with no other label is dropped.
     """
     checked = Checked()
-    for example in examples:
+    for example, place in zip(examples, repeat("") if places is None else places, strict=False):
         ids, labels = example.input_ids[:max_length], example.labels[:max_length]
         cut = len(example.input_ids) > max_length
-        checked.truncated += cut
-        if all(label == IGNORED for label in labels[1:]):
+        checked.truncated += cut and not drop_long
+        if cut and len(checked.long) < MAX_FAULTS:
+            checked.long.append(place)
+        if (cut and drop_long) or all(label == IGNORED for label in labels[1:]):
             checked.dropped += 1
             continue
         if not cut:
@@ -73,6 +89,23 @@ def prove_learnable(checked: Checked, max_length: int, what: str) -> None:
             f"{what}: in {checked.unended} of {checked.whole} untruncated examples the end of the answer (EOS, or the chat template's end "
             "of turn) is not learnt, so that the tuned model would not know when to stop. Mend the chat template of the model: each "
             "assistant turn must end in the tokenizer's EOS token, inside {% generation %}…{% endgeneration %} where it has these markers"
+        )
+
+
+def prove_answers(count: int, dropped: int, unended: int, whole: int, max_length: int, what: str) -> None:
+    """Check, of answers that are compared, what :func:`prove_learnable` checks of examples.
+
+    :raises DataInvalid: nothing is left, or stop tokens are not learnt.
+    """
+    if not count:
+        raise DataInvalid(
+            f"{what}: nothing is left to learn in any of its {dropped} examples: within training.maxLength ({max_length} tokens) their "
+            "answers are empty or equal. Raise training.maxLength or shorten the prompts"
+        )
+    if unended:
+        raise DataInvalid(
+            f"{what}: {unended} of {whole} good answers don't end in a stop token (EOS, or the chat template's end of turn), so that the "
+            "tuned model would not know when to stop. Mend the chat template of the model: each assistant turn must end in it"
         )
 
 

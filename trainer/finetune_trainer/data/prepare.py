@@ -1,39 +1,21 @@
-"""The way from a dataset's URI to tokenised rows that ``SFTTrainer`` takes as they are."""
+"""The way from a dataset's examples to tokenised rows that TRL's trainers take as they are."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from finetune_api.progress import DatasetCounts
-from finetune_api.spec import DatasetSpec, EvalDatasetSpec, TrainingSpec
-from finetune_trainer.data.fetch import fetch_dataset
-from finetune_trainer.data.preflight import Checked, check_examples, prove_learnable, render_example
-from finetune_trainer.data.reading import load_rows
-from finetune_trainer.data.shapes import Row, choose_format, normalise
-from finetune_trainer.data.split import split_examples
-from finetune_trainer.data.tokenizing import ExampleTokenizer, Tokenised
-from finetune_trainer.errors import DataInvalid
-from finetune_trainer.storage.credentials import Credentials
-from finetune_trainer.storage.retry import RetryPolicy
+from finetune_api.spec import GrpoSpec, MethodSpec, TrainingSpec
+from finetune_api.spec.objective import PACKING_OBJECTIVES
+from finetune_trainer.data.examples import Examples, Part
+from finetune_trainer.data.faults import MAX_FAULTS
+from finetune_trainer.data.pairs import Columns, check_answers, check_prompts
+from finetune_trainer.data.preflight import check_examples, prove_answers, prove_learnable, render_example
+from finetune_trainer.data.tokenizing import IGNORED, ExampleTokenizer
+from finetune_trainer.errors import ConfigInvalid, DataInvalid
 
+TooLong = Literal["truncate", "drop", "fail"]
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Examples:
-    """A dataset in TRL's shapes, split, before it is tokenised."""
-
-    train: list[Row]
-    eval: list[Row]
-    format: str
-    """Format of the training data, found out or given."""
-    eval_format: str
-    digest: str
-    """SHA-256 of the training data as it was read."""
-    revision: str | None = None
-    """Commit of a hub dataset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +23,8 @@ class PreparedData:
     """A dataset ready to train on."""
 
     train: Any
-    """``datasets.Dataset`` of ``input_ids`` and ``labels`` (lists of int, at most ``maxLength`` long; -100 is not learnt). Not packed."""
+    """``datasets.Dataset`` of ``input_ids`` and ``labels`` (lists of int, at most ``maxLength`` long; -100 is not learnt), not packed; or
+    of the columns that :mod:`finetune_trainer.data.pairs` names."""
     eval: Any | None
     """The same, held out; None where evaluation is off."""
     counts: DatasetCounts
@@ -49,52 +32,18 @@ class PreparedData:
     """SHA-256 of the training data as it was read."""
     sample: str
     """One example as text, what is learnt between ``⟦`` and ``⟧``, for the log."""
+    longest: int
+    """Tokens of the longest example."""
 
 
-def load_examples(
-    dataset: DatasetSpec,
-    seed: int,
-    folder: Path,
-    credentials: Credentials,
-    eval_credentials: Credentials | None = None,
-    policy: RetryPolicy | None = None,
-    volume_root: str | None = None,
-) -> Examples:
-    """Fetch, read, normalise and split a dataset. Needs no tokenizer, so it can be done while the model is fetched.
-
-    Killed at any moment, this leaves downloads under ``folder``, which the next call goes on with.
-
-    :param seed: what the split hangs on, with the rows' content.
-    :raises DataInvalid: see :func:`~finetune_trainer.data.reading.load_rows` and :func:`~finetune_trainer.data.shapes.normalise`.
-    """
-    rows, format_, digest, revision = _load(dataset, dataset, folder / "train", credentials, policy, volume_root)
-    if dataset.eval is not None:
-        held, eval_format, _, _ = _load(dataset.eval, dataset, folder / "eval", eval_credentials or Credentials(), policy, volume_root)
-        return Examples(rows, held, format_, eval_format, digest, revision)
-    train, held = split_examples(rows, dataset.resolved_eval_fraction, seed)
-    if dataset.resolved_eval_fraction > 0 and not held:
-        logger.warning("the dataset is too small to hold examples out; there will be no evaluation")
-    return Examples(train, held, format_, format_, digest, revision)
-
-
-def _load(
-    source: DatasetSpec | EvalDatasetSpec,
-    dataset: DatasetSpec,
-    folder: Path,
-    credentials: Credentials,
-    policy: RetryPolicy | None,
-    volume_root: str | None,
-) -> tuple[list[Row], str, str, str | None]:
-    fetched = fetch_dataset(source, credentials, folder, policy, volume_root)
-    loaded = load_rows(fetched.files, fetched.root)
-    format_ = choose_format(loaded.rows, dataset.format)
-    rows = normalise(loaded.rows, format_)
-    logger.info("%s: %d rows in the format %s, %s", source.uri, len(rows), format_, loaded.digest)
-    return rows, format_, loaded.digest, fetched.revision
-
-
-def prepare_data(examples: Examples, tokenizer: Any, training: TrainingSpec) -> PreparedData:  # noqa: ANN401
-    """Tokenise ``examples`` as ``SFTTrainer`` would, truncate, drop what has nothing to learn, and check the rest.
+def prepare_data(
+    examples: Examples,
+    tokenizer: Any,  # noqa: ANN401
+    training: TrainingSpec,
+    method: MethodSpec | None = None,
+    too_long: TooLong = "truncate",
+) -> PreparedData:
+    """Tokenise ``examples`` as TRL's trainers would, see to what is too long, drop what has nothing to learn, and check the rest.
 
     Give the result to ``SFTTrainer`` with ``packing`` and ``max_length`` set as in ``training``: it packs tokenised rows and keeps their
     labels. Only the leaving out of examples with nothing to learn differs from TRL's own preparation: TRL does so without packing and
@@ -102,46 +51,127 @@ def prepare_data(examples: Examples, tokenizer: Any, training: TrainingSpec) -> 
 
     :param tokenizer: the base model's. Its ``chat_template`` may be set: see :class:`~finetune_trainer.data.tokenizing.ExampleTokenizer`.
     :raises ConfigInvalid: the tokenizer can't render the data.
-    :raises DataInvalid: nothing to learn is left, or the end of answers is not learnt.
+    :raises DataInvalid: nothing to learn is left, or the end of answers is not learnt, or an example is too long and ``too_long`` is
+        `fail`.
     """
-    train = _check(examples.train, examples.format, tokenizer, training, "dataset")
-    counts = DatasetCounts(examples=len(train.input_ids), dropped=train.dropped, truncated=train.truncated)
-    held = None
-    if examples.eval:
+    method = method or MethodSpec()
+    sides = []
+    for parts in (examples.train_parts, examples.eval_parts):
         try:
-            held = _check(examples.eval, examples.eval_format, tokenizer, training, "evaluation data")
+            sides.append([_check(part, tokenizer, training, method, too_long) for part in parts])
         except DataInvalid as error:
-            raise DataInvalid(f"{error.message}. Or set dataset.evalFraction to 0") from None
-        counts = DatasetCounts(
-            examples=counts.examples,
-            eval_examples=len(held.input_ids),
-            dropped=counts.dropped + held.dropped,
-            truncated=counts.truncated + held.truncated,
-        )
+            raise (error if parts is examples.train_parts else DataInvalid(f"{error.message}. Or set dataset.evalFraction to 0")) from None
+    train, held = sides
+    checked = [*train, *held]
+    counts = DatasetCounts(
+        examples=sum(each.count for each in train),
+        eval_examples=sum(each.count for each in held),
+        dropped=sum(each.dropped for each in checked),
+        truncated=sum(each.truncated for each in checked),
+        duplicates=examples.duplicates,
+        malformed=examples.malformed,
+    )
     if counts.dropped:
-        logger.warning("%d examples left out: their answers begin after training.maxLength (%d)", counts.dropped, training.max_length)
+        logger.warning(
+            "%d examples left out: too long for training.maxLength (%d), or nothing to learn", counts.dropped, training.max_length
+        )
     if counts.truncated:
-        logger.warning("%d examples are longer than training.maxLength (%d) and were cut", counts.truncated, training.max_length)
-    sample = render_example(train.input_ids[0], train.labels[0], lambda ids: str(tokenizer.decode(ids)))
+        logger.warning("%d examples longer than training.maxLength (%d) were cut", counts.truncated, training.max_length)
+    sample = _render_sample(train[0].columns, tokenizer)
     logger.info(
         "%d examples to train on, %d held out. The first, with what is learnt in ⟦⟧:\n%s", counts.examples, counts.eval_examples, sample
     )
-    return PreparedData(_to_dataset(train), _to_dataset(held) if held else None, counts, examples.digest, sample)
+    return PreparedData(
+        _to_dataset([each.columns for each in train]),
+        _to_dataset([each.columns for each in held]) if held else None,
+        counts,
+        examples.digest,
+        sample,
+        max(each.longest for each in checked),
+    )
 
 
-def _check(rows: list[Row], format_: str, tokenizer: Any, training: TrainingSpec, what: str) -> Checked:  # noqa: ANN401
-    tokenise = ExampleTokenizer(tokenizer, rows[0], format_, completion_only=training.loss_on == "completion")
-    tokenised: Iterator[Tokenised] = tokenise.tokenise(rows)
-    checked = check_examples(tokenised, training.max_length, tokenise.stop_ids)
-    prove_learnable(checked, training.max_length, what)
-    return checked
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What is left of one part."""
+
+    columns: Columns
+    count: int
+    dropped: int
+    truncated: int
+    longest: int
 
 
-def _to_dataset(checked: Checked) -> Any:  # noqa: ANN401
+def _check(part: Part, tokenizer: Any, training: TrainingSpec, method: MethodSpec, too_long: TooLong) -> _Side:  # noqa: ANN401
+    objective = method.objective
+    likelihood = objective in PACKING_OBJECTIVES
+    rows = [row.value for row in part.rows]
+    if objective == "grpo":
+        ExampleTokenizer(tokenizer, rows[0], part.format, completion_only=False)  # settles the chat template, or refuses
+        prompts = check_prompts(part.rows, tokenizer, training.max_length, (method.grpo or _no_grpo()).max_completion_length)
+        _refuse_long(prompts.long, training, part.what, too_long)
+        if not prompts.count:
+            raise DataInvalid(
+                f"{part.what}: no prompt leaves room for an answer of method.grpo.maxCompletionLength within training.maxLength "
+                f"({training.max_length}); raise training.maxLength"
+            )
+        return _Side(prompts.columns, prompts.count, prompts.dropped, 0, prompts.longest)
+    completion_only = not likelihood or (training.loss_on == "completion" and objective != "pretrain")
+    tokenise = ExampleTokenizer(tokenizer, rows[0], part.format, completion_only=completion_only)
+    if likelihood:
+        checked = check_examples(
+            tokenise.tokenise(rows), training.max_length, tokenise.stop_ids, [row.where for row in part.rows], drop_long=too_long == "drop"
+        )
+        _refuse_long(checked.long, training, part.what, too_long)
+        prove_learnable(checked, training.max_length, part.what)
+        columns: Columns = {"input_ids": checked.input_ids, "labels": checked.labels}
+        return _Side(columns, len(checked.input_ids), checked.dropped, checked.truncated, max(map(len, checked.input_ids)))
+    answers = check_answers(part.rows, objective, tokenise, training.max_length, drop_long=too_long == "drop")
+    _refuse_long(answers.long, training, part.what, too_long)
+    prove_answers(answers.count, answers.dropped, answers.unended, answers.whole, training.max_length, part.what)
+    return _Side(answers.columns, answers.count, answers.dropped, answers.truncated, answers.longest)
+
+
+def _no_grpo() -> GrpoSpec:
+    raise ConfigInvalid("method.grpo must be given for the objective grpo: name reward functions in grpo.rewards")
+
+
+def _refuse_long(places: list[str], training: TrainingSpec, what: str, too_long: TooLong) -> None:
+    if places and too_long == "fail":
+        raise DataInvalid(
+            f"{what}: examples are longer than training.maxLength ({training.max_length} tokens), and dataset.tooLong is fail: "
+            f"{', '.join(places)}{', …' if len(places) == MAX_FAULTS else ''}"
+        )
+
+
+def _render_sample(columns: Columns, tokenizer: Any) -> str:  # noqa: ANN401
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids))
+
+    if "labels" in columns:
+        return render_example(columns["input_ids"][0], columns["labels"][0], decode)
+    if "prompt" in columns:
+        return str(columns["prompt"][0])
+    prompt = columns["prompt_ids"][0] if "prompt_ids" in columns else []
+    name = "chosen_ids" if "chosen_ids" in columns else "completion_ids"
+    answer = columns[name][0]
+    text = render_example([*prompt, *answer], [IGNORED] * len(prompt) + list(answer), decode)
+    if "label" in columns:
+        return f"{text}\n({'good' if columns['label'][0] else 'bad'})"
+    return f"{text}\nrather than\n{decode(list(columns['rejected_ids'][0]))}"
+
+
+def _to_dataset(parts: list[Columns]) -> Any:  # noqa: ANN401
     import pyarrow as pa  # noqa: PLC0415  these take seconds to import; the caller has loaded them by now
     from datasets import Dataset  # noqa: PLC0415
     from datasets.table import InMemoryTable  # noqa: PLC0415
 
-    kind = pa.list_(pa.int32())
-    table = pa.table({"input_ids": pa.array(checked.input_ids, kind), "labels": pa.array(checked.labels, kind)})
-    return Dataset(InMemoryTable(table))
+    if "prompt" in parts[0]:
+        return Dataset.from_list(
+            [{"prompt": p, "answer": a} for part in parts for p, a in zip(part["prompt"], part["answer"], strict=True)]
+        )
+    ids, flag = pa.list_(pa.int32()), pa.bool_()
+    tables = [
+        pa.table({name: pa.array(values, flag if name == "label" else ids) for name, values in part.items()}) for part in parts if part
+    ]
+    return Dataset(InMemoryTable(pa.concat_tables(tables).combine_chunks()))

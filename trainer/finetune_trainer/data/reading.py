@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from finetune_trainer.data.shapes import MAX_FAULTS, Faults, SourceRow
+from finetune_trainer.data.faults import MAX_FAULTS, Faults, SourceRow
 from finetune_trainer.errors import DataInvalid
 from finetune_trainer.storage.digest import combine_digests, digest_files
 
@@ -36,22 +36,26 @@ def data_suffix(name: str) -> str | None:
     return next((suffix for suffix in SUFFIXES if lower.endswith(suffix)), None)
 
 
-def load_rows(files: Sequence[Path], root: Path | None = None) -> LoadedRows:
+def load_rows(files: Sequence[Path], root: Path | None = None, tolerated: Faults | None = None) -> LoadedRows:
     """Read ``files`` in the order of their names.
 
     :param root: folder that names in messages are relative to.
+    :param tolerated: takes the malformed rows; without it they are an error.
     :raises DataInvalid: up to 20 malformed rows, with file and line, all at once; or a file that can't be read at all.
     """
     if not files:
         raise DataInvalid(f"the dataset has no files; it needs {', '.join(SUFFIXES)} files (or these gzipped)")
     named = {file.relative_to(root).as_posix() if root else file.name: file for file in files}
-    faults = Faults()
+    faults = Faults() if tolerated is None else tolerated
     rows: list[SourceRow] = []
     for name in sorted(named):
         rows.extend(_read_file(named[name], name, faults))
-        if faults.count > 50 * MAX_FAULTS:
+        if tolerated is None and faults.count > 50 * MAX_FAULTS:
             break  # the file is no such thing as its name says: reading on would only cost time
-    faults.raise_if_any("malformed rows")
+    if tolerated is None:
+        faults.raise_if_any("malformed rows")
+    elif not rows:
+        tolerated.raise_if_above(0.0, tolerated.count)
     if not rows:
         raise DataInvalid(f"the dataset has no rows ({', '.join(sorted(named)[:5])})")
     return LoadedRows(rows, combine_digests(digest_files(named)))
@@ -84,6 +88,8 @@ def _read_content(file: Path) -> bytes:
 def _decode_error(name: str, content: bytes, error: UnicodeDecodeError) -> str:
     line = content.count(b"\n", 0, error.start) + 1
     hint = "it seems to be UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "it seems to be in another encoding"
+    if content[:2] == b"PK":
+        return f"{name} is a ZIP archive by its content; unpack it, or compress the file with gzip instead"
     return f"{name}:{line}: byte {error.start} (0x{content[error.start]:02x}) is not UTF-8; {hint}. Save the file as UTF-8"
 
 
@@ -172,7 +178,7 @@ def _read_csv(content: bytes, name: str, faults: Faults) -> Iterator[SourceRow]:
 
 def _parse_cell(column: str, value: str) -> Any:  # noqa: ANN401
     """Return the value of a cell: lists of messages are written as JSON in a CSV."""
-    if column in ("messages", "conversations", "conversation") or (column in ("prompt", "completion") and value.startswith('[{"role"')):
+    if column in ("messages", "conversations", "conversation") or value.startswith('[{"role"'):
         try:
             return _parse_json(value)
         except ValueError:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from finetune_trainer.data.shapes import Row
+from finetune_trainer.data.faults import Row
 from finetune_trainer.errors import ConfigInvalid, DataInvalid
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from finetune_api.names import ENV_PREFIX_TASK, number_prefix
 from finetune_api.spec import TaskSpec
+from finetune_trainer.data.faults import Faults, SourceRow
 from finetune_trainer.data.fetch import fetch_dataset
 from finetune_trainer.data.reading import load_rows
-from finetune_trainer.data.shapes import Faults, SourceRow
 from finetune_trainer.errors import DataInvalid
 from finetune_trainer.evaluation.matching import Matcher, build_matcher
 from finetune_trainer.evaluation.prompts import Prompt, read_prompt

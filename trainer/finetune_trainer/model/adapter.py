@@ -25,11 +25,14 @@ def add_adapter(
     seed: int,
     folder: Path,
     rows: Iterable[Mapping[str, list[int]]],
+    *,
+    scores: bool = False,
 ) -> AdaptedModel:
     """Return ``model`` with a fresh adapter, initialised by ``seed``: the same each time from the same base, data and settings.
 
     :param folder: files of the base model, as it was before it was quantised.
     :param rows: tokenised examples, for initialisations from the data.
+    :param scores: on a reward model, whose head is trained whole and saved with the adapter.
     :raises ConfigInvalid: ``targetModules`` names what the model doesn't have, or what can't be adapted; lists what it has.
     """
     set_seed(seed)
@@ -39,7 +42,7 @@ def add_adapter(
         return AdaptedModel(model, spec)
     check_targets(model, spec)
     try:
-        adapted = get_peft_model(model, build_peft_config(spec, model))
+        adapted = get_peft_model(model, build_peft_config(spec, model, scores=scores))
     except (ValueError, NotImplementedError, KeyError) as error:
         words = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigInvalid(f"method.adapter: {words}. {list_available(model)}") from error

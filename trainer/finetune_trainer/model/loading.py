@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig, set_seed
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from finetune_api.spec import QuantizationSpec
 from finetune_trainer.device import Device
@@ -29,11 +29,12 @@ def load_tokenizer(folder: Path, uri: str) -> Any:  # noqa: ANN401  transformers
         raise ConfigInvalid(f"the tokenizer of {uri} can't be loaded: {_first_line(error)}") from error
 
 
-def check_architecture(folder: Path, uri: str) -> Any:  # noqa: ANN401
+def check_architecture(folder: Path, uri: str, *, scores: bool = False) -> Any:  # noqa: ANN401
     """Return the configuration of the model in ``folder`` if it is a causal language model that transformers knows.
 
     Takes no weights, so it comes before the long work.
 
+    :param scores: it is to become a reward model, which not every architecture can.
     :raises ConfigInvalid: it can't be trained here; says why.
     """
     try:
@@ -49,6 +50,8 @@ def check_architecture(folder: Path, uri: str) -> Any:  # noqa: ANN401
             f"{uri} is not a causal language model (model_type {config.model_type}, {names}); "
             "name one that generates text from left to right"
         )
+    if scores and config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        raise ConfigInvalid(f"{uri} (model_type {config.model_type}) has no form that scores texts, as the objective reward needs")
     return config
 
 
@@ -68,8 +71,12 @@ def check_length(config: Any, longest: int, virtual: int, uri: str) -> None:  # 
         )
 
 
-def build_quantization_config(spec: QuantizationSpec) -> BitsAndBytesConfig | None:
-    """Build what bitsandbytes is told. Every setting is explicit: the library's defaults are fp4 and 32-bit compute."""
+def build_quantization_config(spec: QuantizationSpec, *, scores: bool = False) -> BitsAndBytesConfig | None:
+    """Build what bitsandbytes is told. Every setting is explicit: the library's defaults are fp4 and 32-bit compute.
+
+    :param scores: of a reward model, whose head is trained and therefore not quantised.
+    """
+    kept = {"llm_int8_skip_modules": ["score"]} if scores else {}
     if spec.type in ("nf4", "fp4"):
         return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
@@ -77,14 +84,19 @@ def build_quantization_config(spec: QuantizationSpec) -> BitsAndBytesConfig | No
             bnb_4bit_use_double_quant=spec.double_quant,
             bnb_4bit_compute_dtype=_DTYPES[spec.compute_dtype],
             bnb_4bit_quant_storage=torch.uint8,
+            **kept,
         )
     if spec.type == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+        return BitsAndBytesConfig(load_in_8bit=True, **kept)  # type: ignore[no-untyped-call]
     return None
 
 
-def load_model(folder: Path, uri: str, spec: QuantizationSpec, device: Device, *, trains_all: bool = False) -> Any:  # noqa: ANN401
+def load_model(
+    folder: Path, uri: str, spec: QuantizationSpec, device: Device, *, trains_all: bool = False, score_seed: int | None = None
+) -> Any:  # noqa: ANN401
     """Load the causal language model in ``folder`` onto ``device``, frozen, in the precision that ``spec`` asks for.
+
+    :param score_seed: load it as a reward model, with a head that is initialised by this seed.
 
     ``prepare_model_for_kbit_training`` is not called. It would lift embeddings, head and norms to 32 bits (2 GiB more for a vocabulary
     of 128k and 4,096 dimensions) and gain nothing: norms and the loss are computed in 32 bits anyway, and the trainer turns on gradient
@@ -99,16 +111,20 @@ def load_model(folder: Path, uri: str, spec: QuantizationSpec, device: Device, *
 
     quantized = read_quantization(AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)) is not None
     allow_tf32(device)
+    scores = score_seed is not None
+    if score_seed is not None:
+        set_seed(score_seed)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(
             folder,
             dtype=torch.float32 if trains_all else _DTYPES[spec.compute_dtype],
-            quantization_config=None if quantized else build_quantization_config(spec),
+            quantization_config=None if quantized else build_quantization_config(spec, scores=scores),
             # None: bitsandbytes and the trainer place it on the processor by themselves
             device_map={"": 0} if device.kind == "cuda" else None,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            **({"num_labels": 1} if scores else {}),
         )
     except SafetensorError as error:
         raise SourceUnavailable(f"the weights of {uri} are damaged: {_first_line(error)}; upload them anew") from error
@@ -123,6 +139,29 @@ def load_model(folder: Path, uri: str, spec: QuantizationSpec, device: Device, *
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     logger.info("base model loaded: %s, %.0f MiB in %s", model.config.model_type, size / 2**20, spec.type)
     return model
+
+
+def load_teacher(
+    folder: Path,
+    uri: str,
+    spec: QuantizationSpec,
+    device: Device,
+    tokenizer: Any,  # noqa: ANN401
+    student: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Load the teacher of a distillation, frozen.
+
+    :param tokenizer: the student's.
+    :raises ConfigInvalid: it is no causal language model, or its tokens are not the student's: their probabilities can't be compared.
+    """
+    config = check_architecture(folder, uri)
+    theirs, ours = config.get_text_config().vocab_size, student.config.get_text_config().vocab_size
+    if theirs != ours or load_tokenizer(folder, uri).get_vocab() != tokenizer.get_vocab():
+        raise ConfigInvalid(
+            f"method.distill.teacher: {uri} has another vocabulary ({theirs} tokens) than the model ({ours}); name a teacher of the same "
+            "family, whose tokenizer is the same"
+        )
+    return load_model(folder, uri, spec, device).eval()
 
 
 def keep_weights_as_loaded(model: Any) -> None:  # noqa: ANN401

@@ -20,11 +20,11 @@ from finetune_trainer.model.targets import find_feedforward_modules, find_target
 _TASK = "CAUSAL_LM"
 
 
-def build_lora_config(spec: AdapterSpec, target_parameters: list[str] | None = None) -> LoraConfig:
+def build_lora_config(spec: AdapterSpec, target_parameters: list[str] | None = None, *, scores: bool = False) -> LoraConfig:
     """Build PEFT's configuration of a LoRA adapter. LoftQ begins as usual: see :mod:`finetune_trainer.model.initialisation`."""
     init: Any = True if spec.init in ("default", "loftq") else spec.init
     return LoraConfig(
-        task_type=_TASK,
+        task_type="SEQ_CLS" if scores else _TASK,  # which trains and saves a reward model's head, too
         r=spec.r,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
@@ -38,13 +38,14 @@ def build_lora_config(spec: AdapterSpec, target_parameters: list[str] | None = N
     )
 
 
-def build_peft_config(spec: AdapterSpec, model: Any) -> PeftConfig:  # noqa: ANN401
+def build_peft_config(spec: AdapterSpec, model: Any, *, scores: bool = False) -> PeftConfig:  # noqa: ANN401
     """Build PEFT's configuration of an adapter of any type but ``none`` on ``model``.
 
+    :param scores: ``model`` is a reward model.
     :raises ConfigInvalid: the model has not the weights that are asked for.
     """
     if spec.type == "lora":
-        return build_lora_config(spec, find_target_parameters(model, spec))
+        return build_lora_config(spec, find_target_parameters(model, spec), scores=scores)
     if spec.type == "adalora":
         return AdaLoraConfig(
             task_type=_TASK,

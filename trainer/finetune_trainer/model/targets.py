@@ -30,9 +30,14 @@ def check_targets(model: Any, spec: AdapterSpec) -> None:  # noqa: ANN401
         if not found:
             raise ConfigInvalid(f"method.adapter.targetModules: {target!r} matches no linear layer of the model. {list_available(model)}")
         matched |= found
-    head = model.get_output_embeddings()
+    head = find_head(model)
     if any(linear[name] is head for name in matched):
         raise ConfigInvalid(f"method.adapter.targetModules: the head can't be adapted; leave it out. {list_available(model)}")
+
+
+def find_head(model: Any) -> Any:  # noqa: ANN401
+    """Return the head: of a language model the output embeddings, of a reward model what scores."""
+    return getattr(model, "score", None) or model.get_output_embeddings()
 
 
 def find_linear_modules(model: Any) -> dict[str, nn.Module]:  # noqa: ANN401
@@ -44,7 +49,7 @@ def find_linear_modules(model: Any) -> dict[str, nn.Module]:  # noqa: ANN401
 
 def list_available(model: Any) -> str:  # noqa: ANN401
     """Return words that name the linear layers of ``model``."""
-    head = model.get_output_embeddings()
+    head = find_head(model)
     names = sorted({name.rsplit(".", 1)[-1] for name, module in find_linear_modules(model).items() if module is not head})
     return f"It has: {', '.join(names[:40])}. Name some of these, or use all-linear"
 

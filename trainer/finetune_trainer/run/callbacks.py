@@ -2,52 +2,60 @@
 
 import logging
 import math
+import shutil
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from finetune_trainer.artifacts import ManifestFields
-from finetune_trainer.interruption import Interruption
-from finetune_trainer.run.checkpointing import CheckpointUploader, RunState, write_run_state
-from finetune_trainer.run.progress import RunProgress
-from finetune_trainer.run.trainer import RunTrainer
+from finetune_trainer.run.checkpointing import BEST_FOLDER, CheckpointUploader, RunState, write_run_state
+from finetune_trainer.run.loop import RunLoop
+from finetune_trainer.run.survival import SurvivalState, observe_evaluation
+
+if TYPE_CHECKING:
+    from finetune_trainer.run.session import Surroundings
 
 logger = logging.getLogger(__name__)
 
-MEASURED: Final = ("loss", "learning_rate", "grad_norm", "eval_loss", "base_eval_loss")
+_OF_OBJECTIVES: Final = {
+    "rewards/accuracies": "reward_accuracy",
+    "accuracy": "reward_accuracy",
+    "rewards/margins": "reward_margin",
+    "margin": "reward_margin",
+    "reward": "reward",
+    "completions/mean_length": "completion_tokens",
+}
+"""Our names of figures, by TRL's."""
+_NAMES: Final = {
+    **{name: name for name in ("loss", "learning_rate", "grad_norm", "eval_loss", "base_eval_loss")},
+    **_OF_OBJECTIVES,
+    **{f"eval_{name}": f"eval_{ours}" for name, ours in _OF_OBJECTIVES.items() if name != "completions/mean_length"},
+}
+MEASURED: Final = tuple(dict.fromkeys(_NAMES.values()))
 _LOG_SECONDS: Final = 10.0
 
 
 class RunCallback(TrainerCallback):
     """Ties the library's loop to the run.
 
-    :param notify: says that there is something new to report.
-    :param build_fields: builds the manifest fields of a checkpoint at a step.
-    :param track: hands the figures of a step to the trackers.
+    :param state: what the policies remember; part of each checkpoint.
+    :param best: local folder for the adapter with the lowest held-out loss.
     """
 
-    def __init__(
-        self,
-        trainer: RunTrainer,
-        progress: RunProgress,
-        interruption: Interruption,
-        uploader: CheckpointUploader,
-        notify: Callable[[], None],
-        build_fields: Callable[[int], ManifestFields],
-        track: Callable[[int, Mapping[str, float]], None],
-    ) -> None:
-        self._trainer = trainer
-        self._progress = progress
-        self._interruption = interruption
+    def __init__(self, trainer: RunLoop, state: SurvivalState, best: Path, around: "Surroundings", uploader: CheckpointUploader) -> None:
+        self._trainer: Any = trainer
+        self._survival = state
+        self._best = best
+        self._spec = around.config.training
+        self._progress = around.progress
+        self._interruption = around.interruption
         self._uploader = uploader
-        self._notify = notify
-        self._build_fields = build_fields
-        self._track = track
+        self._notify = around.notify
+        self._build_fields = around.build_fields
+        self._track = around.track
         self._logged = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:  # noqa: ANN401
@@ -67,6 +75,9 @@ class RunCallback(TrainerCallback):
         peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
         self._progress.end_step(state.global_step, state.epoch or 0.0, self._trainer.tokens_seen, peak)
         self._uploader.raise_if_failing()
+        self._trainer.end_step()
+        if self._trainer.guard.spikes:
+            control.should_save = False  # nothing to go back to
         if state.global_step >= state.max_steps:
             control.should_log = True
         if self._interruption.requested:
@@ -91,7 +102,7 @@ class RunCallback(TrainerCallback):
     ) -> None:
         """Take the figures of the last steps, or of an evaluation."""
         del args, control, others
-        values = {name: value for name, value in (logs or {}).items() if name in MEASURED}
+        values = {_NAMES[name]: value for name, value in (logs or {}).items() if name in _NAMES and value is not None}
         if state.global_step == 0 and "eval_loss" in values:
             values["base_eval_loss"] = values["eval_loss"]
         if not values:
@@ -117,12 +128,39 @@ class RunCallback(TrainerCallback):
             )
         self._notify()
 
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **others: Any,  # noqa: ANN401
+    ) -> None:
+        """The held-out loss is known: keep the best adapter, and stop where it no longer falls."""
+        del args, others
+        loss = (metrics or {}).get("eval_loss")
+        if state.global_step == 0 or loss is None or not math.isfinite(loss):
+            return
+        if observe_evaluation(self._survival, self._spec.early_stopping, state.global_step, loss) and self._spec.checkpoint.publish_best:
+            self._trainer.adapted.save(self._best)
+        if self._survival.stopped_early and state.global_step < state.max_steps:
+            patience = self._survival.worse
+            logger.info("step %d: the held-out loss has not fallen for %d evaluations: stopping early", state.global_step, patience)
+            self._survival.note(f"step {state.global_step}: stopped early, since the held-out loss no longer fell")
+            control.should_save = control.should_training_stop = True
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:  # noqa: ANN401
         """A checkpoint lies in the local folder: complete it and bring it to the store."""
         del control, others
         folder = Path(args.output_dir or "", f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
         values = {name: value for name in MEASURED if (value := self._progress.get(name)) is not None and math.isfinite(value)}
-        write_run_state(folder, RunState(tokens_seen=self._trainer.tokens_seen, values=values, evaluation=self._progress.evaluation))
+        self._survival.losses, self._survival.spikes = self._trainer.guard.losses, self._trainer.guard.spikes
+        if self._best.is_dir():
+            shutil.copytree(self._best, folder / BEST_FOLDER, dirs_exist_ok=True)
+        write_run_state(
+            folder,
+            RunState(tokens_seen=self._trainer.tokens_seen, values=values, evaluation=self._progress.evaluation, survival=self._survival),
+        )
         self._progress.note_saving(time.monotonic() - self._trainer.saving_begun)
         fields = self._build_fields(state.global_step)
         if self._interruption.requested:

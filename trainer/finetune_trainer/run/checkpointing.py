@@ -14,10 +14,13 @@ from finetune_api.base import StoredModel
 from finetune_trainer.artifacts import CheckpointStore, ManifestFields
 from finetune_trainer.errors import StorageFailed
 from finetune_trainer.evaluation.results import Evaluation
+from finetune_trainer.run.survival import SurvivalState
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE: Final = "run_state.json"
+BEST_FOLDER: Final = "best"
+"""Folder, in a checkpoint, of the adapter with the lowest held-out loss so far."""
 MAX_FAILURES: Final = 3
 """Checkpoints lost in a row before the run fails: each was tried several times already."""
 
@@ -30,6 +33,7 @@ class RunState(StoredModel):
     """Last metrics by name; finite ones only."""
     evaluation: Evaluation | None = None
     """What was answered before the first step."""
+    survival: SurvivalState = Field(default_factory=SurvivalState)
 
 
 def write_run_state(folder: Path, state: RunState) -> None:

@@ -5,6 +5,8 @@ import threading
 from types import TracebackType
 from typing import Final, Self
 
+from finetune_api.spec.objective import Objective
+
 _MODULES: Final = (
     "finetune_trainer.model.adapter",
     "finetune_trainer.model.loading",
@@ -14,13 +16,27 @@ _MODULES: Final = (
 """Modules of our own that import torch, transformers, PEFT and TRL, which takes 8 s on a quiet machine and more on a busy one."""
 
 
+_OF_OBJECTIVES: Final[dict[Objective, str]] = {
+    "sft": "finetune_trainer.run.trainer",
+    "pretrain": "finetune_trainer.run.trainer",
+    "distill": "finetune_trainer.run.distill",
+    "grpo": "finetune_trainer.run.grpo",
+    "dpo": "finetune_trainer.run.preference",
+    "orpo": "finetune_trainer.run.preference",
+    "kto": "finetune_trainer.run.preference",
+    "reward": "finetune_trainer.run.preference",
+}
+"""Likewise, of each objective."""
+
+
 class Preload:
     """Imports in a thread of its own as long as the ``with`` block runs, and waits for the rest at its end.
 
     What an import raised is raised there. Where the block itself raises, nothing is waited for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, objective: Objective) -> None:
+        self._modules = (*_MODULES, _OF_OBJECTIVES[objective])
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._import, name="preload", daemon=True)
 
@@ -37,7 +53,7 @@ class Preload:
 
     def _import(self) -> None:
         try:
-            for name in _MODULES:
+            for name in self._modules:
                 importlib.import_module(name)
         except BaseException as error:  # noqa: BLE001  raised again where it is waited for
             self._error = error

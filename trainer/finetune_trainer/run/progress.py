@@ -18,6 +18,16 @@ from finetune_trainer.reporting.curve import LossCurve
 _WINDOW: Final = 32
 """Steps that speed is averaged over."""
 _LOSS_LIMIT: Final = 1e6
+_OF_OBJECTIVES: Final = (
+    "reward_accuracy",
+    "reward_margin",
+    "reward",
+    "completion_tokens",
+    "eval_reward_accuracy",
+    "eval_reward_margin",
+    "eval_reward",
+)
+"""Metrics that only some objectives have."""
 _MEASURE_LIMIT: Final = 1e15
 
 
@@ -64,9 +74,12 @@ class SpeedMeter:
 
 
 class RunProgress:
-    """The figures of a run. Every method may be called from any thread."""
+    """The figures of a run. Every method may be called from any thread.
 
-    def __init__(self, job: JobReference) -> None:
+    :param likelihood: the loss is a mean negative log-likelihood, of which a perplexity can be told.
+    """
+
+    def __init__(self, job: JobReference, *, likelihood: bool = True) -> None:
         self._job = job
         self._lock = threading.RLock()  # a signal's handler reads it in the thread that may hold it
         self._speed = SpeedMeter()
@@ -74,6 +87,7 @@ class RunProgress:
         self._stage: Stage = "loading"
         self._values: dict[str, float] = {}
         self._step: int | None = None
+        self._best_step: int | None = None
         self._epoch = 0.0
         self._updated = datetime.now(UTC)
         self._gpu_peak: int | None = None
@@ -84,6 +98,9 @@ class RunProgress:
         self.tokens_seen = 0
         """Training tokens without padding, over the whole run."""
         self.dataset: DatasetCounts | None = None
+        self.adjustments: list[str] = []
+        """What the run changed on its own."""
+        self._likelihood = likelihood
         self.evaluation: Evaluation | None = None
         """What was answered to samples and tasks so far."""
         self.checkpoint_step: int | None = None
@@ -107,7 +124,9 @@ class RunProgress:
         """
         with self._lock:
             self._step, self._epoch, self.tokens_seen = step, epoch, tokens_seen
-            self._values |= values
+            self._values = dict(values)
+            self._curve = LossCurve()  # a run may go back in the midst
+            self._speed = SpeedMeter()
             for at, loss in points:
                 self._add_point(at, loss)
 
@@ -149,6 +168,21 @@ class RunProgress:
     def _checkpoint_seconds(self) -> float | None:
         return self._saving_seconds + self._publishing_seconds if self._publishing_seconds is not None else None
 
+    def record_best(self, step: int | None, loss: float | None) -> None:
+        """Say that the adapter of ``step`` is published, whose held-out loss was ``loss``."""
+        with self._lock:
+            self._best_step = step
+            if loss is not None:
+                self._values["eval_loss"] = loss
+
+    def _measure_objective(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name in _OF_OBJECTIVES:
+            low, high = (0.0, 1.0) if name.endswith("accuracy") else (-_MEASURE_LIMIT, _MEASURE_LIMIT)
+            if (value := _bound(self._values.get(name), low, high)) is not None:
+                found[name] = value
+        return found
+
     def get(self, name: str) -> float | None:
         """Return the last value of a metric."""
         with self._lock:
@@ -178,8 +212,10 @@ class RunProgress:
                 loss=_bound(self._values.get("loss"), -_LOSS_LIMIT, _LOSS_LIMIT),
                 eval_loss=_bound(self._values.get("eval_loss"), -_LOSS_LIMIT, _LOSS_LIMIT),
                 base_eval_loss=_bound(self._values.get("base_eval_loss"), -_LOSS_LIMIT, _LOSS_LIMIT),
-                perplexity=_perplexity(self._values.get("eval_loss")),
-                base_perplexity=_perplexity(self._values.get("base_eval_loss")),
+                perplexity=_perplexity(self._values.get("eval_loss")) if self._likelihood else None,
+                base_perplexity=_perplexity(self._values.get("base_eval_loss")) if self._likelihood else None,
+                best_step=self._best_step,
+                **self._measure_objective(),
                 tasks=[] if self.evaluation is None else self.evaluation.score_tasks(),
                 learning_rate=_bound(self._values.get("learning_rate"), 0, _MEASURE_LIMIT),
                 grad_norm=_bound(self._values.get("grad_norm"), 0, _MEASURE_LIMIT),
@@ -200,6 +236,7 @@ class RunProgress:
                 epoch=self._epoch,
                 estimated_remaining_seconds=None if remaining is None else max(0, round(remaining)),
                 last_updated_time=self._updated,
+                adjustments=list(self.adjustments) or None,
             )
             return progress, metrics
 

@@ -5,12 +5,14 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from finetune_api.artifact import Artifact, ArtifactManifest
 from finetune_api.exit_codes import OUTCOMES, ExitCode
-from finetune_api.names import ENV_PREFIX_DATASET, ENV_PREFIX_EVAL, ENV_PREFIX_MODEL, ENV_PREFIX_OUTPUT
+from finetune_api.names import ENV_PREFIX_MODEL, ENV_PREFIX_OUTPUT, ENV_PREFIX_TEACHER
 from finetune_api.progress import DatasetCounts, Metrics
+from finetune_api.report import Stage
+from finetune_api.spec.objective import LIKELIHOOD_OBJECTIVES
 from finetune_api.summary import TrainerSummary
 from finetune_api.trainer_config import TrainerConfig
 from finetune_trainer.artifacts import CheckpointStore, FetchedCheckpoint, ManifestFields, publish
@@ -25,22 +27,20 @@ from finetune_trainer.exporting.gguf_support import check_gguf
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import quieten_libraries
 from finetune_trainer.reporting import Reporter
-from finetune_trainer.run.checkpointing import CheckpointUploader, read_run_state
 from finetune_trainer.run.exporting import Exporter
 from finetune_trainer.run.judging import build_judge
 from finetune_trainer.run.preload import Preload
 from finetune_trainer.run.progress import RunProgress
 from finetune_trainer.run.resuming import ADAPTER_FOLDER, MODEL_FOLDER, check_same_inputs, find_finished, warn_of_other_versions
-from finetune_trainer.run.tracking import TRACKED, RunTracking
+from finetune_trainer.run.rewards import check_rewards
+from finetune_trainer.run.session import Surroundings, TrainingSession
+from finetune_trainer.run.tracking import RunTracking
 from finetune_trainer.run.versions import collect_versions
 from finetune_trainer.storage import Credentials, Store, open_store
 from finetune_trainer.storage.models import FetchedModel, fetch_model
 from finetune_trainer.tracking import Outcome
 
 logger = logging.getLogger(__name__)
-
-_DRAIN_SECONDS: Final = 30.0
-"""Longest wait for a checkpoint on its way when the run has failed."""
 
 
 class Run:
@@ -51,7 +51,7 @@ class Run:
 
     def __init__(self, config: TrainerConfig, interruption: Interruption, environ: Mapping[str, str]) -> None:
         self.config = config
-        self.progress = RunProgress(config.job)
+        self.progress = RunProgress(config.job, likelihood=config.method.objective in LIKELIHOOD_OBJECTIVES)
         self._interruption = interruption
         self._environ = environ
         self._folder = Path(config.work_dir, config.job.uid)
@@ -76,6 +76,10 @@ class Run:
                 raise OutOfMemory(self._describe_memory(error)) from error
             raise
 
+    def _enter(self, stage: Stage, reporter: Reporter) -> None:
+        self.progress.enter(stage)
+        reporter.notify()
+
     def _close_trackers(self, outcome: Outcome, artifacts: Sequence[Artifact] = ()) -> None:
         if self._tracking is not None:
             self._tracking.close(outcome, artifacts)
@@ -99,50 +103,43 @@ class Run:
             )
 
         # Data and model
-        with Preload():  # the libraries take seconds to import: meanwhile, files come in
+        with Preload(config.method.objective):  # the libraries take seconds to import: meanwhile, files come in
             self._base = base = fetch_model(config.model, self._credentials(ENV_PREFIX_MODEL), self._folder / "model")
-            examples = load_examples(
-                config.dataset,
-                config.training.seed,
-                self._folder / "data",
-                self._credentials(ENV_PREFIX_DATASET),
-                self._credentials(ENV_PREFIX_EVAL),
-            )
+            examples = load_examples(config.dataset, config.training.seed, self._folder / "data", self._environ, config.method.objective)
+            check_rewards(config.method.grpo.rewards if config.method.grpo else [], examples.answers)
+            teacher_files = self._fetch_teacher()
             tasks = load_tasks(config.evaluation.tasks, self._folder / "tasks", self._environ)
             checkpoint = checkpoints.download_newest(self._folder / "resume")
         self._log_time("files fetched and libraries loaded")
 
-        from finetune_trainer.model.adapter import add_adapter  # noqa: PLC0415  heavy; loaded by now
-        from finetune_trainer.model.loading import check_architecture, check_length, load_model, load_tokenizer  # noqa: PLC0415
+        from finetune_trainer.model.loading import check_architecture, check_length, load_tokenizer  # noqa: PLC0415  heavy; loaded by now
         from finetune_trainer.model.quantized_base import check_quantized_base  # noqa: PLC0415
 
         quieten_libraries()
-        architecture = check_architecture(base.path, config.model.uri)
+        reward = config.method.objective == "reward"
+        architecture = check_architecture(base.path, config.model.uri, scores=reward)
         check_quantized_base(architecture, config.method, config.output, config.model.uri)
         if config.output.gguf is not None:
             check_gguf(base.path, config.model.uri)
-        self.progress.enter("preparing")
-        reporter.notify()
+        self._enter("preparing", reporter)
         tokenizer = load_tokenizer(base.path, config.model.uri)
-        data = prepare_data(examples, tokenizer, config.training)
-        self._judge = build_judge(config, examples, tokenizer, tasks, self._interruption)
+        data = prepare_data(examples, tokenizer, config.training, config.method, config.dataset.too_long)
+        self._judge = None if reward else build_judge(config, examples, tokenizer, tasks, self._interruption)
         self._dataset_digest = data.digest
         self.progress.dataset = data.counts
-        check_length(architecture, _longest(data), config.method.adapter.resolved_virtual_tokens, config.model.uri)
+        check_length(architecture, data.longest, config.method.adapter.resolved_virtual_tokens, config.model.uri)
         if checkpoint is not None:
             check_same_inputs(checkpoint.manifest, base.digest, data.digest)
             warn_of_other_versions(checkpoint.manifest, self._versions)
         reporter.notify()
         self._log_time("data prepared")
 
-        model = load_model(base.path, config.model.uri, config.method.quantization, device, trains_all=config.method.adapter.type == "none")
-        adapted = add_adapter(model, config.method.adapter, config.training.seed, base.path, data.train)
+        adapted, teacher = self._load_models(base, teacher_files, tokenizer, device, data)
         self._log_time("model loaded")
 
         # Train and publish
-        trainer = self._train(adapted, tokenizer, data, device, checkpoints, checkpoint, reporter)
-        self.progress.enter("publishing")
-        reporter.notify()
+        trainer = self._train(adapted, tokenizer, data, device, checkpoints, checkpoint, reporter, teacher)
+        self._enter("publishing", reporter)
         self._publish(trainer, tokenizer, data.counts)
         self._delete_checkpoints(checkpoints)
         published = find_finished(output, config.job.uid, self._result_kind)
@@ -150,7 +147,7 @@ class Run:
             raise StorageFailed(
                 f"{output.locate(self._result_kind)} has changed since it was published; is another run writing to output.uri?"
             )
-        del trainer, adapted, model  # its memory is the merged model's now
+        del trainer, adapted, teacher  # its memory is the merged model's now
         return self._summarise_completion(self._export(output, published), None)
 
     def _export(self, output: Store, adapter: tuple[Artifact, ArtifactManifest]) -> list[Artifact]:
@@ -167,6 +164,40 @@ class Run:
             self._base = fetch_model(self.config.model, self._credentials(ENV_PREFIX_MODEL), self._folder / "model")
         return self._base
 
+    def _fetch_teacher(self) -> FetchedModel | None:
+        distill = self.config.method.distill
+        if distill is None:
+            return None
+        return fetch_model(distill.teacher, self._credentials(ENV_PREFIX_TEACHER), self._folder / "teacher")
+
+    def _load_models(
+        self,
+        base: FetchedModel,
+        teacher_files: FetchedModel | None,
+        tokenizer: Any,  # noqa: ANN401
+        device: Device,
+        data: PreparedData,
+    ) -> tuple[Any, Any]:
+        """Return the model with its adapter, and the teacher where there is one."""
+        from finetune_trainer.model.adapter import add_adapter  # noqa: PLC0415  heavy; loaded by now
+        from finetune_trainer.model.loading import load_model, load_teacher  # noqa: PLC0415
+
+        method, seed = self.config.method, self.config.training.seed
+        reward = method.objective == "reward"
+        model = load_model(
+            base.path,
+            self.config.model.uri,
+            method.quantization,
+            device,
+            trains_all=method.adapter.type == "none",
+            score_seed=seed if reward else None,
+        )
+        adapted = add_adapter(model, method.adapter, seed, base.path, data.train, scores=reward)
+        if teacher_files is None or method.distill is None:
+            return adapted, None
+        uri = method.distill.teacher.uri
+        return adapted, load_teacher(teacher_files.path, uri, method.quantization, device, tokenizer, model)
+
     def _train(
         self,
         adapted: Any,  # noqa: ANN401  an AdaptedModel, whose module loads torch
@@ -176,64 +207,34 @@ class Run:
         checkpoints: CheckpointStore,
         checkpoint: FetchedCheckpoint | None,
         reporter: Reporter,
+        teacher: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """Train to the end, or until the run is asked to stop.
 
         :raises Interrupted: it was asked to stop; a checkpoint of the last step is published.
         """
-        from transformers import PrinterCallback  # noqa: PLC0415  heavy; loaded by now
+        around = Surroundings(
+            self.config,
+            self.progress,
+            self._interruption,
+            checkpoints,
+            self._folder,
+            reporter.notify,
+            lambda step: self._fields("checkpoint", step),
+            self._note_checkpoint,
+            self._track,
+        )
+        session = TrainingSession(around, adapted, tokenizer, data, device, teacher)
 
-        from finetune_trainer.run.callbacks import RunCallback  # noqa: PLC0415
-        from finetune_trainer.run.settings import build_sft_config  # noqa: PLC0415
-        from finetune_trainer.run.trainer import RunTrainer  # noqa: PLC0415
-
-        training = self.config.training
-        settings = build_sft_config(
-            training, self.config.method.quantization.compute_dtype, device, self._folder / "checkpoints", evaluates=data.eval is not None
-        )
-        trainer = RunTrainer(
-            interruption=self._interruption,
-            adapted=adapted,
-            args=settings,
-            train_dataset=data.train,
-            eval_dataset=data.eval,
-            processing_class=tokenizer,
-        )
-        uploader = CheckpointUploader(checkpoints, training.checkpoint.keep, self._note_checkpoint, self.progress.note_publishing)
-        trainer.remove_callback(PrinterCallback)  # it prints to standard output, past the log
-        trainer.add_callback(
-            RunCallback(
-                trainer,
-                self.progress,
-                self._interruption,
-                uploader,
-                reporter.notify,
-                lambda step: self._fields("checkpoint", step),
-                self._track,
-            )
-        )
-        if checkpoint is not None:
-            self._restore(trainer, checkpoint)
-        else:
+        def before() -> None:
             self.progress.enter("evaluating")
             with adapted.as_base():
-                self._ask(trainer.model, "before")
-        self._log_time("ready to train")
-        self._interruption.defer()
-        self.progress.enter("training")
-        try:
-            if checkpoint is None or checkpoint.step < checkpoint.manifest.total_steps:
-                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
-            if data.eval is not None:
-                trainer.evaluate_at_end()
-        except BaseException:
-            uploader.drain(_DRAIN_SECONDS)  # a checkpoint on its way is worth a moment: the next pod may go on from it
-            raise
-        self._stop_if_asked()  # without waiting for older checkpoints: the grace period is running
-        uploader.drain()
-        self._stop_if_asked()
-        self.progress.enter("evaluating")
-        reporter.notify()
+                self._ask(adapted.model, "before")
+            self._log_time("ready to train")
+
+        trainer = session.train(checkpoint, before)
+        session.restore_best(trainer)
+        self._enter("evaluating", reporter)
         self._ask(trainer.model, "after")
         return trainer
 
@@ -247,24 +248,6 @@ class Run:
             self.progress.evaluation = self._judge.judge(model, when, self.progress.evaluation)
             found = {f"task_{task.name}": score for task in self.progress.measure()[1].tasks if (score := task.score) is not None}
             self._track(self.progress.step, found)
-
-    def _stop_if_asked(self) -> None:
-        if self._interruption.requested and self.progress.checkpoint_step == self.progress.step:
-            raise Interrupted(f"asked to stop; the checkpoint of step {self.progress.step} is published, and the next pod resumes from it")
-
-    def _restore(self, trainer: Any, checkpoint: FetchedCheckpoint) -> None:  # noqa: ANN401
-        """Take up what the checkpoint knows; its digests and its owner have been verified."""
-        state = read_run_state(checkpoint.path)
-        trainer.restore(checkpoint.path)
-        trainer.tokens_seen = state.tokens_seen
-        self.progress.evaluation = state.evaluation
-        for entry in trainer.state.log_history:  # an earlier pod may not have got it through
-            self._track(entry["step"], {name: entry[name] for name in TRACKED if name in entry})
-        points = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
-        self.progress.total_steps = checkpoint.manifest.total_steps
-        self.progress.restore(checkpoint.step, trainer.state.epoch or 0.0, state.tokens_seen, points, state.values)
-        self.progress.checkpoint_step = checkpoint.step
-        logger.info("going on from the checkpoint of step %d of %d", checkpoint.step, checkpoint.manifest.total_steps)
 
     def _publish(self, trainer: Any, tokenizer: Any, dataset: DatasetCounts) -> Artifact:  # noqa: ANN401
         from finetune_trainer.run.publishing import write_adapter_folder  # noqa: PLC0415  heavy; loaded by now
@@ -364,13 +347,6 @@ class Run:
             f"out of memory at step {self.progress.step + 1} with perDeviceBatchSize {training.per_device_batch_size} and maxLength "
             f"{training.max_length}{held} ({words})"
         )
-
-
-def _longest(data: PreparedData) -> int:
-    import pyarrow.compute as pc  # noqa: PLC0415  loaded with the data
-
-    columns = [rows.data.column("input_ids") for rows in (data.train, data.eval) if rows is not None]
-    return max(int(pc.max(pc.list_value_length(column)).as_py()) for column in columns)
 
 
 def _name_artifacts(artifacts: list[Artifact]) -> str:
