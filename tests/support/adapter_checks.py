@@ -42,11 +42,11 @@ def observe_run(config: dict[str, Any], workspace: Path) -> dict[str, Any]:
 
     add = module.add_adapter
 
-    def add_and_look(model: Any, *others: Any) -> Any:
+    def add_and_look(model: Any, *others: Any, **options: Any) -> Any:
         before = (
             {id(parameter): digest(parameter) for parameter in model.parameters()} if config["method"]["adapter"]["type"] != "none" else {}
         )
-        adapted = add(model, *others)
+        adapted = add(model, *others, **options)
         seen["after_init"] = sum(digest(p) != before[id(p)] for p in adapted.model.parameters() if id(p) in before)
         seen["frozen"] = [(p, digest(p)) for p in adapted.model.parameters() if not p.requires_grad]
         return adapted
