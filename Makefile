@@ -36,6 +36,7 @@ lint: setup ## Style, types, layers, and that generated files are as generated
 	.venv/bin/lint-imports
 	$(PYTHON) -m finetune_api.generate --check
 	$(PYTHON) -m finetune_cli.reference --check
+	$(PYTHON) -m finetune_operator.metrics.reference --check
 
 .PHONY: unit
 unit: setup ## Tests that need no cluster and no training library
@@ -132,6 +133,7 @@ docs: $(UV) ## The docs site, into site/; a broken link is an error
 generate: setup ## Write the CRD, the editors' schema and the reference anew from the models
 	$(PYTHON) -m finetune_api.generate
 	$(PYTHON) -m finetune_cli.reference
+	$(PYTHON) -m finetune_operator.metrics.reference
 
 .PHONY: format
 format: setup ## Format the code and mend what ruff can

@@ -37,6 +37,8 @@ class GoModule:
     packages: dict[str, str]
     """Go package of each program, by the program's file name."""
     ldflags: str = "-s -w"
+    tags: str = ""
+    """Build tags, separated by commas."""
 
     @property
     def folder(self) -> Path:
@@ -76,16 +78,21 @@ MODULES = (
     GoModule("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"}),
     GoModule("fake-gcs-server", {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"}),
     GoModule("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
+    GoModule("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}),
+    # Without the clouds' service discovery, which is most of it: the tests name their targets.
+    GoModule(
+        "prometheus", {name: f"github.com/prometheus/prometheus/cmd/{name}" for name in ("prometheus", "promtool")}, tags="remove_all_sd"
+    ),
 )
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 NODE = (*CONTROL_PLANE, "kubelet", "kube-proxy", "coredns", "versitygw", "pause", "gpu-plugin")
-ALL = (*NODE, "helm", "kstatus", "registry", "fake-gcs-server")
+ALL = (*NODE, "helm", "kstatus", "registry", "fake-gcs-server", "kubeconform")
 
 
 def compute_key(module: GoModule, architecture: str) -> str:
     """Return the cache key of a module's programs: a hash of its sources, its pins, its flags and the architecture."""
-    digest = hashlib.sha256(f"{module.ldflags}\0{architecture}\0".encode())
+    digest = hashlib.sha256(f"{module.ldflags}\0{architecture}\0{module.tags}".encode())
     for path in sorted(module.folder.iterdir()):
         if path.name in ("go.mod", "go.sum") or path.suffix == ".go":
             digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
@@ -150,6 +157,7 @@ def _build(go: str, module: GoModule, names: list[str], target: Path, position: 
         # One program without a tool line of its own, such as `.`, would be named after its module's folder.
         output = scratch if len(names) > 1 else str(Path(scratch) / names[0])
         argv = [go, "build", "-v", "-trimpath", "-buildvcs=false", f"-ldflags={module.ldflags}"]
+        argv += [f"-tags={module.tags}"] if module.tags else []
         argv += [f"-o={output}", *(module.packages[name] for name in names)]
         # The toolchain is the one that was chosen: Go must not fetch another, nor take a workspace's settings.
         env = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}

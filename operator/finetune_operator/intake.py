@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -40,6 +41,10 @@ class Intake:
     """The one way by which the outside world enters the store."""
 
     def __init__(self, client: KubeClient, store: Store, queue: WorkQueue, sweeps: WorkQueue, namespaces: tuple[str, ...]) -> None:
+        self.on_event: Callable[[str], None] = lambda _: None
+        """Is told of each event of a watch: the plural of its kind."""
+        self.on_watch: Callable[[str, str], None] = lambda *_: None
+        """Is told of each watch that was opened: the plural of its kind, and its namespace."""
         self._client = client
         self._store = store
         self._queue = queue
@@ -53,6 +58,7 @@ class Intake:
 
     def take(self, resource: Resource, event_type: str | None, body: Object) -> None:
         """Take in one watch event; without a type, it is of the list with which a watch began."""
+        self.on_event(resource.plural)
         change = self._store.remove if event_type == "DELETED" else self._store.put
         if owner := change(resource, body):
             self._notice(resource, owner, urgent=resource is FINETUNEJOBS)

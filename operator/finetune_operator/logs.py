@@ -5,11 +5,13 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from finetune_operator.log_context import read_subject
+
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "settings", "k8s_skip", "k8s_ref"}
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record, with whatever was given as ``extra``, as one JSON object."""
+    """Writes a record as one JSON object, with the run that it speaks of and whatever was given as ``extra``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as JSON."""
@@ -18,6 +20,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **read_subject(),
             **{key: value for key, value in record.__dict__.items() if key not in _STANDARD},
         }
         if record.exc_info:

@@ -15,8 +15,9 @@ from typing import Any, Final
 import kopf
 import uvloop
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
-from finetune_api.names import REPORT_PATH
+from finetune_api.names import KIND, REPORT_PATH, SWEEP_KIND
 from finetune_api.trainer_config import ReportingConfig
 from finetune_operator.act import Actor
 from finetune_operator.handlers import build_kopf_settings, build_registry
@@ -28,7 +29,10 @@ from finetune_operator.kueue.follower import KueueFollower
 from finetune_operator.leadership.lease import Leadership
 from finetune_operator.leadership.sole import SoleOperator
 from finetune_operator.logs import configure_logging
-from finetune_operator.metrics import add_leadership, add_metrics_route, build_metrics
+from finetune_operator.metrics.operation import OperationMetrics
+from finetune_operator.metrics.route import add_metrics_route
+from finetune_operator.metrics.runs import RunCollector
+from finetune_operator.metrics.usage import UsageMetrics
 from finetune_operator.observe import Observer
 from finetune_operator.queue import WorkQueue
 from finetune_operator.reconcile import Reconciler
@@ -96,6 +100,9 @@ async def run(settings: OperatorSettings) -> None:
 
 async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa: PLR0915  # everything is made here, in order
     leadership = _build_leadership(settings, client)
+    registry = CollectorRegistry()
+    metrics = OperationMetrics(registry)
+    client.on_call = metrics.note_call
     writer = client.fenced(lambda: leadership.seconds_left)
     queue, sweep_queue = WorkQueue(), WorkQueue()
     store = Store(on_trial=lambda sweep: sweep_queue.add_after(sweep, TRIAL_SECONDS))
@@ -111,8 +118,14 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
     kueue = KueueFollower(
         client, store, settings.watch_namespaces, lambda uid: queue.add_after(uid, FOLLOW_UP_SECONDS), enabled=settings.kueue
     )
-    registry, usage = build_metrics(store.finetunejobs, settings.gpu_prices)
-    add_leadership(registry, lambda: leadership.seconds_left)
+    registry.register(RunCollector(store.finetunejobs, _now))
+    usage = UsageMetrics(registry, settings.gpu_prices)
+    metrics.add_leadership(lambda: leadership.seconds_left)
+    metrics.add_resync(lambda: intake.last_resync)
+    metrics.add_reports(lambda: book.waiting, lambda: credentials.expiry)
+    metrics.add_queue(KIND, queue.__len__)
+    metrics.add_queue(SWEEP_KIND, sweep_queue.__len__)
+    intake.on_event, intake.on_watch = metrics.note_event, metrics.note_watch
     observer = Observer(
         store,
         simulated_gpus=settings.trainer.simulated_gpus,
@@ -126,6 +139,7 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
     sweep_reconciler = SweepReconciler(writer, store, SweepObserver(store), queue.add, _now)
     relay = Relay(leadership, hosts[0], lambda: credentials.authority)
     receiver = Receiver(Authenticator(client), store, book, relay)
+    receiver.on_report = metrics.note_report
 
     health_app = build_health_app(lambda: intake.last_resync, settings.resync_seconds)
     add_metrics_route(health_app, registry)
@@ -161,9 +175,9 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
         async with asyncio.TaskGroup() as group:
             group.create_task(book.write_forever())
             for _ in range(settings.workers):
-                group.create_task(work_forever(queue, reconciler.reconcile))
+                group.create_task(work_forever(queue, reconciler.reconcile, metrics.note_reconciled(KIND)))
             for _ in range(SWEEP_WORKERS):
-                group.create_task(work_forever(sweep_queue, sweep_reconciler.reconcile))
+                group.create_task(work_forever(sweep_queue, sweep_reconciler.reconcile, metrics.note_reconciled(SWEEP_KIND)))
 
     try:
         await run_until(_until_told(watching, ready, ended), [*background, _lead_forever(leadership, work, book)])

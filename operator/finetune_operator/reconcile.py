@@ -14,6 +14,7 @@ from finetune_operator.desired.names import build_job_name
 from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, PODS, ApiError, KubeClient
 from finetune_operator.kube.status_writer import StatusWriter
 from finetune_operator.kube.store import Store
+from finetune_operator.log_context import add_subject
 from finetune_operator.observation import Observation, Refusal
 from finetune_operator.observe import Observer
 from finetune_operator.plan.actions import CreateJob, compute_plan
@@ -78,6 +79,7 @@ class Reconciler:
         if observation is None:
             self._reports.close(uid)
             return None
+        add_subject(job=f"{observation.ref.namespace}/{observation.ref.name}", attempt=observation.status.attempt)
         if lacks_ends(observation):
             observation = await self._look_for_ends(observation)
         plan = compute_plan(observation, self._clock())
@@ -147,6 +149,8 @@ class Reconciler:
         if desired.phase is not None and desired.phase.is_terminal:
             self._reports.close(observation.ref.uid)
         await self._writer.write(observation.ref, observation.version, patch)
+        if desired.phase is not observation.status.phase:
+            log.info("phase is %s", desired.phase, extra={"attempt": desired.attempt})
         if self._usage is not None:
             spec = observation.spec
             self._usage.note(observation.ref, spec.resources.gpu_resource if spec else None, written or observation.status, desired)

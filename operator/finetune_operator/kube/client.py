@@ -120,6 +120,8 @@ class KubeClient:
             skip_auto_headers=("Accept-Encoding",),
         )
         self._seconds_left: Callable[[], float] | None = None
+        self.on_call: Callable[[str, int, float], None] = lambda *_: None
+        """Is told of each call but watches: its verb, the status code (0: no answer) and the seconds that it took."""
 
     def fenced(self, seconds_left: Callable[[], float]) -> Self:
         """Return this client with a fence around its writes: they are sent, and waited for, only as long as ``seconds_left`` says.
@@ -252,12 +254,16 @@ class KubeClient:
                 raise ApiError(0, "NotLeading", "this replica does not lead any more", f"{method} {path}")
         timeout = aiohttp.ClientTimeout(total=seconds)
         url = URL(f"{self._server}{path}", encoded=True)
+        began, status = time.perf_counter(), 0
         try:
             headers = {**self._build_headers(), "Content-Type": content_type}
             async with self._session.request(method, url, headers=headers, data=data, timeout=timeout) as answer:
                 content = await answer.read()
+                status = answer.status
         except (TimeoutError, aiohttp.ClientError, OSError, NoClusterError) as error:
             raise ApiError(0, type(error).__name__, str(error), f"{method} {path}") from error
+        finally:
+            self.on_call(method, status, time.perf_counter() - began)
         try:
             parsed = orjson.loads(content) if content else {}
         except ValueError:

@@ -13,8 +13,17 @@ from yarl import URL
 from finetune_operator.kube.client import Resource
 
 
-def open_watch_session(connection: kopf.ConnectionInfo, watched: Iterable[Resource], on_restart: Callable[[], None]) -> kopf.AiohttpSession:
-    """Return a session for kopf, which closes it. ``on_restart`` is called whenever a watch begins from a list, or from nowhere."""
+def open_watch_session(
+    connection: kopf.ConnectionInfo,
+    watched: Iterable[Resource],
+    on_restart: Callable[[], None],
+    on_open: Callable[[str, str], None] = lambda *_: None,
+) -> kopf.AiohttpSession:
+    """Return a session for kopf, which closes it.
+
+    :param on_restart: is called whenever a watch begins from a list, or from nowhere.
+    :param on_open: is called with the plural and the namespace (empty: all) whenever a watch was opened.
+    """
     collections = frozenset(resource.plural for resource in watched)
 
     async def follow(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -29,6 +38,8 @@ def open_watch_session(connection: kopf.ConnectionInfo, watched: Iterable[Resour
             on_restart()
             request.url = request.url.without_query_params("resourceVersion", "resourceVersionMatch")
             answer = await handler(request)
+        if is_watch(request.url) and answer.status < 300:
+            on_open(request.url.name, read_namespace(request.url))
         return answer
 
     session = aiohttp.ClientSession(
@@ -46,3 +57,8 @@ def open_watch_session(connection: kopf.ConnectionInfo, watched: Iterable[Resour
 def is_watch(url: URL) -> bool:
     """True of a watch, as opposed to a list."""
     return url.query.get("watch") == "true"
+
+
+def read_namespace(url: URL) -> str:
+    """Return the namespace of a collection; empty for all."""
+    return url.parts[-2] if url.parts[-3] == "namespaces" else ""

@@ -54,6 +54,11 @@ class ReportBook:
         self._order = itertools.count()
         self._changed = asyncio.Event()
 
+    @property
+    def waiting(self) -> int:
+        """Number of runs whose newest report waits to be written."""
+        return sum(entry.pending is not None for entry in self._entries.values())
+
     def offer(self, uid: str, pod_uid: str, report: TrainerReport) -> bool:
         """Keep ``report`` if it is newer than what the same pod has sent; False where it is not."""
         entry = self._entries.get(uid)

@@ -73,10 +73,15 @@ def build_certificate(authority: KeyPair, hosts: list[str], now: datetime) -> Ke
     return _encode(certificate, key)
 
 
+def read_expiry(certificate: bytes) -> datetime:
+    """Return when the PEM ``certificate`` ends."""
+    return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+
+
 def needs_renewal(certificate: bytes, left: timedelta, now: datetime) -> bool:
     """True where the PEM ``certificate`` can't be read or is valid for less than ``left``."""
     try:
-        return x509.load_pem_x509_certificate(certificate).not_valid_after_utc - now < left
+        return read_expiry(certificate) - now < left
     except ValueError:
         return True
 

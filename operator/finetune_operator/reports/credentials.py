@@ -21,6 +21,7 @@ from finetune_operator.reports.certificate import (
     is_issued_by,
     is_sound,
     needs_renewal,
+    read_expiry,
 )
 
 CHECK_SECONDS: Final = 3600.0
@@ -45,6 +46,11 @@ class ReceiverCredentials:
         """PEM of the authority that trainers check the receiver by."""
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+
+    @property
+    def expiry(self) -> datetime | None:
+        """When the certificate that is served ends; None before there is one."""
+        return read_expiry(self._served.certificate) if self._served is not None else None
 
     async def load(self) -> None:
         """Read the Secret, make or renew what is missing or old, and serve the result; connections that are open stay so.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -38,6 +39,8 @@ class Receiver:
         self._rate = RateLimit(REPORTS_PER_SECOND, REPORTS_AT_ONCE)
         self.received = 0
         self.refused = 0
+        self.on_report: Callable[[int, bool], None] = lambda *_: None
+        """Is told of each report: the status code of the answer, and whether another replica gave it."""
 
     def build_app(self) -> web.Application:
         """Return the web application with its one route."""
@@ -55,14 +58,17 @@ class Receiver:
             self._check_ownership(sender, report)
             if self._relay is not None and self._relay.is_needed:
                 status, text = await self._relay.hand_on(await request.read(), request.headers["Authorization"])
+                self.on_report(status, True)  # noqa: FBT003
                 return web.Response(status=status, body=text, content_type="application/json")
             if not self._book.offer(report.job.uid, sender.pod_uid, report):
                 raise Refused(409, "not newer than the last report of this pod")
         except Refused as refusal:
             self.refused += 1
+            self.on_report(refusal.status, False)  # noqa: FBT003
             log.info("report refused: %d %s", refusal.status, refusal.message)
             return web.json_response({"message": refusal.message}, status=refusal.status)
         self.received += 1
+        self.on_report(202, False)  # noqa: FBT003
         return web.Response(status=202)
 
     async def _read(self, request: web.Request) -> TrainerReport:

@@ -8,6 +8,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from finetune_operator.health import STALE_AFTER, build_health_app
+from finetune_operator.log_context import add_subject, speaking_of
 from finetune_operator.logs import JsonFormatter
 
 RESYNC_SECONDS = 10.0
@@ -41,3 +42,14 @@ def test_an_exception_is_in_its_record() -> None:
     except ValueError as error:
         record = logging.makeLogRecord({"exc_info": (ValueError, error, error.__traceback__)})
     assert "ValueError: boom" in json.loads(JsonFormatter().format(record))["exception"]
+
+
+def test_what_is_logged_while_a_run_is_worked_on_names_it_and_nothing_after() -> None:
+    record = logging.makeLogRecord({"msg": "m"})
+    add_subject(job="elsewhere/none")
+    with speaking_of("u"):
+        add_subject(job="team-a/run", attempt=2)
+        inside = json.loads(JsonFormatter().format(record))
+    outside = json.loads(JsonFormatter().format(record))
+    assert (inside["uid"], inside["job"], inside["attempt"]) == ("u", "team-a/run", 2)
+    assert not {"uid", "job", "attempt"} & outside.keys()

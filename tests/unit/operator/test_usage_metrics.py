@@ -1,14 +1,12 @@
 """What Prometheus is told of usage, by namespace and queue."""
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 
 from finetune_api.reasons import Reason
 from finetune_api.status import Condition, FineTuneJobStatus, Phase, QueueStatus
-from finetune_operator.metrics import UsageMetrics, add_metrics_route, build_metrics
-from tests.support.world import NOW, REF, build_finetunejob
+from finetune_operator.metrics.usage import UsageMetrics
+from tests.support.world import NOW, REF
 
 BEFORE = FineTuneJobStatus(phase=Phase.RUNNING, gpu_seconds=100, queue=QueueStatus(name="team-a"))
 
@@ -18,7 +16,8 @@ def _read(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 
 
 def _metrics() -> tuple[CollectorRegistry, UsageMetrics]:
-    return build_metrics(list, {"nvidia.com/gpu": 7.2})
+    registry = CollectorRegistry()
+    return registry, UsageMetrics(registry, {"nvidia.com/gpu": 7.2})
 
 
 def test_only_what_was_added_is_counted() -> None:
@@ -50,17 +49,21 @@ def test_an_end_is_counted_once_with_its_reason() -> None:
     assert _read(registry, "finetune_runs_ended_total", phase="Failed", reason="DataInvalid") == 1
 
 
-async def test_what_is_now_is_served() -> None:
-    runs = [
-        build_finetunejob(status={"phase": "Running", "gpus": 4, "queue": {"name": "team-a"}}, uid="a"),
-        build_finetunejob(status={"phase": "Queued", "gpus": 8, "queue": {"name": "team-a"}}, uid="b"),
-    ]
-    registry, _ = build_metrics(lambda: runs, {})
-    app = web.Application()
-    add_metrics_route(app, registry)
-    async with TestClient(TestServer(app)) as client:
-        answer = await client.get("/metrics")
-        text = await answer.text()
-    assert answer.content_type == "text/plain"
-    assert 'finetune_runs{namespace="team-a",phase="Queued",queue="team-a"} 1.0' in text
-    assert 'finetune_gpus_in_use{namespace="team-a",queue="team-a"} 4.0' in text
+def test_a_wait_is_observed_when_it_ends() -> None:
+    registry, usage = _metrics()
+    waiting = BEFORE.model_copy(update={"phase": Phase.QUEUED, "queued_since": NOW})
+    usage.note(REF, None, BEFORE, waiting)
+    assert _read(registry, "finetune_queue_time_seconds_count") is None
+    usage.note(REF, None, waiting, BEFORE.model_copy(update={"queued_seconds": 400}))
+    assert _read(registry, "finetune_queue_time_seconds_sum") == 400
+    assert _read(registry, "finetune_queue_time_seconds_bucket", le="300.0") == 0
+    assert _read(registry, "finetune_queue_time_seconds_bucket", le="900.0") == 1
+
+
+def test_the_running_time_of_a_run_is_observed_when_it_ends() -> None:
+    registry, usage = _metrics()
+    ended = BEFORE.model_copy(update={"phase": Phase.SUCCEEDED, "running_seconds": 90})
+    usage.note(REF, None, BEFORE, ended)
+    usage.note(REF, None, ended, ended)
+    assert _read(registry, "finetune_run_time_seconds_sum", phase="Succeeded") == 90
+    assert _read(registry, "finetune_run_time_seconds_count", phase="Succeeded") == 1

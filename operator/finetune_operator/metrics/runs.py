@@ -1,0 +1,75 @@
+"""What there is now, read from the store whenever Prometheus asks: a run that ends takes its series along."""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import Final
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from finetune_api.status import Phase
+from finetune_operator.metrics import catalogue
+from finetune_operator.metrics.catalogue import Metric
+from finetune_operator.objects import Object, name_of, namespace_of, parse_time, uid_of
+
+RUNS_WITH_SERIES: Final = 500
+"""Running runs that have series of their own; beyond it the youngest have none, so that a burst of runs is no burst of series."""
+
+_MEASURES: Final[tuple[tuple[Metric, str], ...]] = (
+    (catalogue.RUN_LOSS, "loss"),
+    (catalogue.RUN_EVAL_LOSS, "evalLoss"),
+    (catalogue.RUN_TOKENS, "tokensPerSecond"),
+    (catalogue.RUN_GPU_MEMORY, "gpuMemoryPeakBytes"),
+)
+
+
+class RunCollector(Collector):
+    """Gauges of runs, by place and one by one.
+
+    :param series: how many running runs have series of their own.
+    """
+
+    def __init__(self, finetunejobs: Callable[[], Iterable[Object]], clock: Callable[[], datetime], series: int = RUNS_WITH_SERIES) -> None:
+        self._finetunejobs = finetunejobs
+        self._clock = clock
+        self._series = series
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Count runs and GPUs, and show what the running ones have reported."""
+        runs: Tally[tuple[str, ...]] = Tally()
+        gpus: Tally[tuple[str, ...]] = Tally()
+        waits: dict[tuple[str, ...], float] = {}
+        running: list[Object] = []
+        now = self._clock()
+        for body in self._finetunejobs():
+            status = body.get("status") or {}
+            place = (namespace_of(body), (status.get("queue") or {}).get("name", ""))
+            phase = status.get("phase") or Phase.PENDING.value
+            runs[*place, phase] += 1
+            if phase == Phase.RUNNING:
+                gpus[place] += status.get("gpus") or 0
+                running.append(body)
+            if (since := parse_time(status.get("queuedSince"))) is not None:
+                waits[place] = max(waits.get(place, 0.0), (now - since).total_seconds())
+        yield catalogue.RUNS.build_family(sorted(runs.items()))
+        yield catalogue.GPUS_IN_USE.build_family(sorted(gpus.items()))
+        yield catalogue.OLDEST_WAIT.build_family(sorted(waits.items()))
+        running.sort(key=lambda body: body["metadata"]["creationTimestamp"])
+        yield from _collect_runs(running[: self._series])
+        yield catalogue.RUNS_UNLISTED.build_family([((), float(max(0, len(running) - self._series)))])
+
+
+def _collect_runs(running: list[Object]) -> Iterator[GaugeMetricFamily]:
+    labels = {uid_of(body): (namespace_of(body), name_of(body), uid_of(body)) for body in running}
+    for metric, field in _MEASURES:
+        found = ((labels[uid_of(body)], (body["status"].get("metrics") or {}).get(field)) for body in running)
+        yield metric.build_family((each, value) for each, value in found if value is not None)
+    progress = [(labels[uid_of(body)], body["status"].get("progress") or {}, body["status"].get("pod") or {}) for body in running]
+    yield catalogue.RUN_PROGRESS.build_family((each, said["percentage"] / 100) for each, said, _ in progress if "percentage" in said)
+    news = ((each, _newest(said.get("lastUpdatedTime"), pod.get("startTime"))) for each, said, pod in progress)
+    yield catalogue.RUN_REPORT.build_family((each, time.timestamp()) for each, time in news if time is not None)
+
+
+def _newest(*times: str | None) -> datetime | None:
+    return max((time for text in times if (time := parse_time(text)) is not None), default=None)

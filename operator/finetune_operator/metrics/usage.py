@@ -1,0 +1,57 @@
+"""What runs have used, added up as statuses are written.
+
+A restart of the operator begins at 0 again, as Prometheus expects of a counter; the sums of each run are in its status.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from finetune_api.report import JobReference
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.metrics import catalogue
+
+_HOUR: Final = 3600.0
+
+
+class UsageMetrics:
+    """Counters and histograms by namespace and queue.
+
+    :param prices: price of one GPU for one hour, by the resource that it is asked for by.
+    """
+
+    def __init__(self, registry: CollectorRegistry, prices: Mapping[str, float]) -> None:
+        self._prices = prices
+        self._gpu_seconds = catalogue.GPU_SECONDS.build_counter(registry)
+        self._running = catalogue.RUNNING_SECONDS.build_counter(registry)
+        self._queued = catalogue.QUEUED_SECONDS.build_counter(registry)
+        self._queue_time = catalogue.QUEUE_TIME.build_histogram(registry)
+        self._run_time = catalogue.RUN_TIME.build_histogram(registry)
+        self._interruptions = catalogue.INTERRUPTIONS.build_counter(registry)
+        self._failures = catalogue.FAILURES.build_counter(registry)
+        self._ended = catalogue.RUNS_ENDED.build_counter(registry)
+        self._cost = catalogue.GPU_COST.build_counter(registry)
+
+    def note(self, ref: JobReference, gpu_resource: str | None, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
+        """Add what a status that was just written says beyond the one before it."""
+        labels = (ref.namespace, after.queue.name if after.queue is not None else "")
+        pairs = (
+            (self._gpu_seconds, after.gpu_seconds - before.gpu_seconds),
+            (self._running, after.running_seconds - before.running_seconds),
+            (self._queued, after.queued_seconds - before.queued_seconds),
+            (self._interruptions, after.interruptions - before.interruptions),
+            (self._failures, after.failures - before.failures),
+        )
+        for counter, more in pairs:
+            if more > 0:
+                counter.labels(*labels).inc(more)
+        price = self._prices.get(gpu_resource or "")
+        if price is not None and after.gpu_seconds > before.gpu_seconds:
+            self._cost.labels(*labels).inc(price * (after.gpu_seconds - before.gpu_seconds) / _HOUR)
+        if before.queued_since is not None and after.queued_since is None:
+            self._queue_time.labels(*labels).observe(max(0, after.queued_seconds - before.queued_seconds))
+        if after.phase is not None and after.phase.is_terminal and after.phase is not before.phase:
+            reason = next((condition.reason for condition in after.conditions if condition.type == "Succeeded"), "")
+            self._ended.labels(*labels, after.phase.value, reason).inc()
+            self._run_time.labels(*labels, after.phase.value).observe(after.running_seconds)
