@@ -33,6 +33,7 @@ from finetune_operator.metrics.operation import OperationMetrics
 from finetune_operator.metrics.route import add_metrics_route
 from finetune_operator.metrics.runs import RunCollector
 from finetune_operator.metrics.usage import UsageMetrics
+from finetune_operator.nodes import NodeBook
 from finetune_operator.observe import Observer
 from finetune_operator.queue import WorkQueue
 from finetune_operator.reconcile import Reconciler
@@ -118,6 +119,13 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
     kueue = KueueFollower(
         client, store, settings.watch_namespaces, lambda uid: queue.add_after(uid, FOLLOW_UP_SECONDS), enabled=settings.kueue
     )
+    nodes = NodeBook(
+        client,
+        store.waits_for_node,
+        lambda uid: queue.add_after(uid, FOLLOW_UP_SECONDS),
+        enabled=settings.node_check,
+        every_seconds=settings.node_seconds,
+    )
     registry.register(RunCollector(store.finetunejobs, _now))
     usage = UsageMetrics(registry, settings.gpu_prices)
     metrics.add_leadership(lambda: leadership.seconds_left)
@@ -133,6 +141,7 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
         default_queue=settings.trainer.default_queue,
         grace_seconds=settings.trainer.grace_seconds,
         follows_kueue=settings.kueue,
+        nodes=nodes,
     )
     actor = Actor(writer, store, settings.trainer, reporting, kueue.book)
     reconciler = Reconciler(writer, store, observer, actor, book, _now, usage)
@@ -149,7 +158,9 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
     runners = [health]
     await kueue.begin()
     background = [intake.resync_forever(settings.resync_seconds), leadership.follow()]
-    background.append(kueue.follow_forever())
+    background += [kueue.follow_forever(), nodes.follow_forever()]
+    if not settings.node_check:
+        log.info("nodes are not read: whether any could take a run is left to the scheduler to say")
     if service:
         await credentials.load()
         runners.append(await _serve(receiver.build_app(), settings.report_port, credentials))

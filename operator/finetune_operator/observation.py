@@ -62,5 +62,7 @@ class Observation:
     """Why the Job could not be created, if that was just tried."""
     is_new: bool = False
     """It was created after this operator began, so nobody else can have worked on it: its first Job needs no claim."""
+    misfit: str | None = None
+    """Why no node of the cluster could take the run's pod; None where one could, where the pod has one, and where that is not known."""
     simulated_gpus: bool = False
     """The cluster advertises GPUs that it doesn't have."""

@@ -11,10 +11,12 @@ from finetune_api.report import JobReference
 from finetune_api.resource import SpecInvalid, parse_spec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
+from finetune_operator.capacity import Request
 from finetune_operator.desired.grace import compute_grace_seconds
 from finetune_operator.desired.job import queue_of
 from finetune_operator.kube.store import Store
 from finetune_operator.kueue.workloads import WorkloadBook
+from finetune_operator.nodes import NodeBook
 from finetune_operator.objects import Object, controller_uid_of, is_over, label_of, name_of, namespace_of, parse_time, uid_of
 from finetune_operator.observation import Observation, Refusal
 
@@ -36,7 +38,9 @@ class Observer:
         default_queue: str = "",
         grace_seconds: int = 300,
         follows_kueue: bool = True,
+        nodes: NodeBook | None = None,
     ) -> None:
+        self._nodes = nodes
         self._follows_kueue = follows_kueue
         self._store = store
         self._workloads = workloads or WorkloadBook()
@@ -56,6 +60,7 @@ class Observer:
         jobs = sorted((job for job in self._store.jobs_of(uid) if namespace_of(job) == namespace), key=_attempt_of)
         job = jobs[-1] if jobs else None
         status = parse_status(body.get("status", {}))
+        pods = self._pods_of(uid, job) if job is not None else ()
         return Observation(
             ref=JobReference(namespace=namespace, name=name_of(body), uid=uid),
             generation=metadata["generation"],
@@ -68,7 +73,7 @@ class Observer:
             job=job,
             attempt=_attempt_of(job) if job is not None else None,
             old_jobs=tuple(jobs[:-1]),
-            pods=self._pods_of(uid, job) if job is not None else (),
+            pods=pods,
             leftovers=self._leftovers_of(uid, namespace, job),
             warning=self._store.warning_of(uid_of(job)) if job is not None else None,
             workload=self._workloads.of_job(uid_of(job)) if job is not None else None,
@@ -78,6 +83,7 @@ class Observer:
             grace_seconds=compute_grace_seconds(spec, status.metrics, self._grace_seconds) if spec is not None else None,
             created=parse_time(metadata.get("creationTimestamp")),
             refusal=refusal,
+            misfit=self._judge(uid, spec, status, pods),
             is_new=self._store.is_born_since(uid),
             simulated_gpus=self._simulated_gpus,
         )
@@ -86,6 +92,14 @@ class Observer:
         """Return the Job's pods, oldest first. A label alone makes no pod ours: the Job must control it."""
         pods = [pod for pod in self._store.pods_of(uid) if controller_uid_of(pod) == uid_of(job)]
         return tuple(sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], name_of(pod))))
+
+    def _judge(self, uid: str, spec: FineTuneJobSpec | None, status: FineTuneJobStatus, pods: tuple[Object, ...]) -> str | None:
+        """Return why no node could take the run, where it still needs one."""
+        if self._nodes is None or spec is None or (status.phase is not None and status.phase.is_terminal):
+            return None
+        if spec.suspend or any(pod["spec"].get("nodeName") and not is_over(pod) for pod in pods):
+            return None
+        return self._nodes.judge(uid, Request(spec.resources, spec.pod.node_selector))
 
     def _leftovers_of(self, uid: str, namespace: str, job: Object | None) -> tuple[Object, ...]:
         """Return what may still train for the run beside ``job``. Here the label decides: the Job that vouched for a pod may be gone."""

@@ -73,6 +73,10 @@ class OperatorSettings:
     log_format: str = "json"
     kueue: bool = True
     """Follow Kueue where it is installed."""
+    node_check: bool = False
+    """Read Nodes, to say at once where no node could take a run. It takes a right that a Role can't give."""
+    node_seconds: float = 30.0
+    """Time between two looks at the nodes while runs wait."""
     gpu_prices: Mapping[str, float] = field(default_factory=dict)
     """Price of one GPU for one hour, by the resource that it is asked for by; runs on others have no cost."""
     lease: str = ""
@@ -124,6 +128,8 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
         log_level=read("FINETUNE_LOG_LEVEL", "INFO", lambda text: _one_of("DEBUG", "INFO", "WARNING", "ERROR")(text.upper())),
         log_format=read("FINETUNE_LOG_FORMAT", "json", _one_of("json", "text")),
         kueue=read("FINETUNE_KUEUE", default=True, parse=_boolean),
+        node_check=read("FINETUNE_NODE_CHECK", default=False, parse=_boolean),
+        node_seconds=read("FINETUNE_NODE_SECONDS", 30.0, lambda text: float(_integer(1, 3_600)(text))),
         gpu_prices=read("FINETUNE_GPU_PRICES", {}, _prices),
         lease=read("FINETUNE_LEASE", "", _namespace),
         lease_times=LeaseTimes.of(read("FINETUNE_LEASE_SECONDS", 10, _integer(2, 300))),

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from finetune_api.gpus import memory_label, product_label
 from finetune_api.names import LABEL_JOB_NAME
 from finetune_api.status import Phase
 from finetune_sdk.run import Run
@@ -88,7 +89,7 @@ def compute_gpu_report(nodes: Iterable[Object], pods: Iterable[Object], runs: It
             held = sorted(holders[name, resource], key=lambda each: (each.namespace, each.job or each.pod))
             if total or held:
                 used = sum(each.gpus for each in held)
-                product, memory = str(labels.get("nvidia.com/gpu.product", "")), _memory(labels)
+                product, memory = str(labels.get(product_label(resource), "")), _memory(labels, resource)
                 found.append(NodeGpus(name, resource, product, memory, total, used, _is_schedulable(node), held))
     waiting = [waiter for run in runs if (waiter := _waiter(run)) is not None]
     return GpuReport(
@@ -130,8 +131,8 @@ def _waiter(run: Run) -> Waiting | None:
     return Waiting(run.namespace, run.name, queue, gpus, str(resources.get("gpuResource", "")), phase, run.message)
 
 
-def _memory(labels: Mapping[str, str]) -> int | None:
-    text = str(labels.get("nvidia.com/gpu.memory", ""))  # in MiB
+def _memory(labels: Mapping[str, str], resource: str) -> int | None:
+    text = str(labels.get(memory_label(resource), ""))  # in MiB
     return int(text) * 2**20 if text.isdigit() else None
 
 

@@ -36,10 +36,12 @@ GPU_RESOURCES = _objects(
     {"gpus": st.just(1)},
     gpuResource=st.sampled_from(["nvidia.com/gpu", "nvidia.com/mig-3g.40gb"]),
     minGpuMemory=QUANTITIES,
+    gpuProducts=st.lists(LABEL_NAMES, max_size=2, unique=True),
     memory=QUANTITIES,
     cpu=st.sampled_from(["500m", "4", 2, "1.5"]),
     ephemeralStorage=QUANTITIES,
 )
+CLAIMED_RESOURCES = _objects({"gpus": st.just(1), "gpuClaimTemplate": DNS_NAMES}, memory=QUANTITIES)
 CPU_RESOURCES = _objects({"gpus": st.just(0)}, memory=QUANTITIES, cpu=st.sampled_from(["1m", "1024"]))
 SPEC_MANIFESTS = _objects(
     {
@@ -48,7 +50,7 @@ SPEC_MANIFESTS = _objects(
         "output": _objects({"uri": URIS}, credentialsSecret=SECRETS),
     },
     method=_objects({}, adapter=st.builds(lambda modules: {"targetModules": modules}, st.sampled_from(["all-linear", "q_proj$", ".*$$"]))),
-    resources=st.one_of(GPU_RESOURCES, CPU_RESOURCES),
+    resources=st.one_of(GPU_RESOURCES, CLAIMED_RESOURCES, CPU_RESOURCES),
     scheduling=_objects({}, queueName=DNS_NAMES, priorityClassName=DNS_NAMES),
     pod=_objects(
         {},

@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from finetune_api.base import ApiModel
+from finetune_api.gpus import GPU_RESOURCE
 from finetune_api.quantity import CpuQuantity, MemoryQuantity
 from finetune_api.rules import Obeys, Rule, UniqueBy
 from finetune_api.spec.source import DnsName, SecretReference
@@ -53,16 +54,50 @@ class ResourcesSpec(ApiModel):
             message="minGpuMemory is for runs on a GPU; remove it, or set gpus",
             field="minGpuMemory",
         ),
+        Rule(
+            cel="self.gpuProducts.size() == 0 || self.gpus > 0",
+            holds=lambda resources: not resources.gpu_products or resources.gpus > 0,
+            message="gpuProducts is for runs on a GPU; remove it, or set gpus",
+            field="gpuProducts",
+        ),
+        Rule(
+            cel="!has(self.gpuClaimTemplate) || self.gpus > 0",
+            holds=lambda resources: resources.gpu_claim_template is None or resources.gpus > 0,
+            message="gpuClaimTemplate is for runs on a GPU; remove it, or set gpus to the number of GPUs that the template asks for",
+            field="gpuClaimTemplate",
+        ),
+        Rule(
+            cel="!has(self.gpuClaimTemplate) || self.gpuResource == 'nvidia.com/gpu'",
+            holds=lambda resources: resources.gpu_claim_template is None or resources.gpu_resource == GPU_RESOURCE,
+            message="gpuResource is for device plugins; remove it beside gpuClaimTemplate",
+            field="gpuResource",
+        ),
+        Rule(
+            cel="!has(self.gpuClaimTemplate) || (!has(self.minGpuMemory) && self.gpuProducts.size() == 0)",
+            holds=lambda resources: (
+                resources.gpu_claim_template is None or (resources.min_gpu_memory is None and not resources.gpu_products)
+            ),
+            message="minGpuMemory and gpuProducts exclude gpuClaimTemplate: select the device in the template",
+            field="gpuClaimTemplate",
+        ),
     )
 
     gpus: Annotated[int, Field(ge=0, le=1)] = 1
     """GPUs of the run; 0 trains on the CPU."""
     nodes: Annotated[int, Field(ge=1, le=1)] = 1
     """Nodes (pods) of the run."""
-    gpu_resource: ResourceName = "nvidia.com/gpu"
-    """Extended resource that a GPU is asked for by: `nvidia.com/gpu`, or a MIG profile such as `nvidia.com/mig-3g.40gb`."""
+    gpu_resource: ResourceName = GPU_RESOURCE
+    """Extended resource that a GPU is asked for by: `nvidia.com/gpu`, a MIG profile such as `nvidia.com/mig-3g.40gb`, or a share such
+    as `nvidia.com/gpu.shared` (time-slicing or MPS)."""
+    gpu_claim_template: DnsName | None = None
+    """ResourceClaimTemplate (`resource.k8s.io/v1`) in the run's namespace by which the pod claims its GPUs, in place of `gpuResource`;
+    `gpus` must be the number of GPUs that it asks for."""
     min_gpu_memory: MemoryQuantity | None = None
-    """Place the pod only on nodes whose GPUs have this much memory (by the label `nvidia.com/gpu.memory`)."""
+    """Place the pod only on nodes whose GPUs have this much memory, by the label of GPU feature discovery: `nvidia.com/gpu.memory`, of a
+    MIG profile its own, such as `nvidia.com/mig-3g.40gb.memory`. A GPU sold with 80 GB may have 79.6 GiB."""
+    gpu_products: Annotated[list[Annotated[LabelValue, Field(min_length=1)]], Field(max_length=16)] = Field(default_factory=list)
+    """Place the pod only on nodes with one of these GPUs, by the label of GPU feature discovery: `nvidia.com/gpu.product`, of a MIG
+    profile its own. Values as on the nodes, such as `NVIDIA-H100-80GB-HBM3`."""
     cpu: CpuQuantity = "2"
     """Processor time that the pod asks for; it may use more."""
     memory: MemoryQuantity = "16Gi"
@@ -137,7 +172,7 @@ class PodSpec(ApiModel):
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = Field(default_factory=dict)
     """Node labels that the pod needs."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = Field(default_factory=list)
-    """Taints that the pod bears. One for `gpuResource` is always added when GPUs are asked for."""
+    """Taints that the pod bears. When GPUs are asked for, those for `gpuResource` and `nvidia.com/gpu` are always added."""
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32), Obeys(LABEL_DOMAIN_RULE)] = Field(default_factory=dict)
     """Labels added to Job and pod; the domains of Kubernetes, Kueue and this operator are reserved."""
     env: Annotated[list[EnvVar], Field(max_length=64), UniqueBy("name")] = Field(default_factory=list)

@@ -22,17 +22,21 @@ from finetune_api.names import (
     number_prefix,
     report_audience,
 )
-from finetune_api.quantity import parse_quantity
 from finetune_api.spec import FineTuneJobSpec, SecretReference
 from finetune_api.trainer_config import TrainerConfig
 from finetune_api.uri import parse_uri
+from finetune_operator.desired.gpus import (
+    build_container_claims,
+    build_gpu_affinity,
+    build_gpu_resources,
+    build_gpu_tolerations,
+    build_pod_claims,
+)
 
 USER_ID: Final = 10001
 """User and group of the trainer, as in the image."""
 TOKEN_SECONDS: Final = 3600
 """Life of the report token; the kubelet renews it at 80%."""
-GPU_MEMORY_LABEL: Final = "nvidia.com/gpu.memory"
-"""Set by GPU feature discovery, in MiB."""
 
 Manifest = dict[str, Any]
 
@@ -144,24 +148,23 @@ def _build_resources(spec: FineTuneJobSpec) -> Manifest:
     limits = {"memory": resources.memory}
     if resources.ephemeral_storage is not None:
         requests["ephemeral-storage"] = limits["ephemeral-storage"] = resources.ephemeral_storage
-    if resources.gpus:
-        requests[resources.gpu_resource] = limits[resources.gpu_resource] = str(resources.gpus)
-    return {"requests": requests, "limits": limits}
+    gpus = build_gpu_resources(resources)
+    claims = build_container_claims(resources)
+    return {"requests": requests | gpus, "limits": limits | gpus, **({"claims": claims} if claims else {})}
 
 
 def _build_placement(spec: FineTuneJobSpec) -> Manifest:
     placement: Manifest = {}
     tolerations = [toleration.model_dump(exclude_none=True) for toleration in spec.pod.tolerations]
-    if spec.resources.gpus:
-        tolerations.append({"key": spec.resources.gpu_resource, "operator": "Exists", "effect": "NoSchedule"})
+    tolerations += build_gpu_tolerations(spec.resources)
     if tolerations:
         placement["tolerations"] = tolerations
     if spec.pod.node_selector:
         placement["nodeSelector"] = spec.pod.node_selector
-    if spec.resources.gpus and spec.resources.min_gpu_memory is not None:
-        least = int(parse_quantity(spec.resources.min_gpu_memory) / 2**20)
-        term = {"matchExpressions": [{"key": GPU_MEMORY_LABEL, "operator": "Gt", "values": [str(least - 1)]}]}
-        placement["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
+    if (affinity := build_gpu_affinity(spec.resources)) is not None:
+        placement["affinity"] = affinity
+    if claims := build_pod_claims(spec.resources):
+        placement["resourceClaims"] = claims
     if spec.scheduling.priority_class_name is not None:
         placement["priorityClassName"] = spec.scheduling.priority_class_name
     if spec.pod.image_pull_secrets:

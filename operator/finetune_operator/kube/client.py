@@ -168,7 +168,10 @@ class KubeClient:
         items: list[Manifest] = []
         version, token = 0, ""
         while True:
-            query = {**selectors, "limit": str(LIST_PAGE_SIZE), **({"continue": token} if token else {})}
+            query = {**selectors, "limit": str(LIST_PAGE_SIZE)}
+            if token:  # it stands for the version too
+                query = {**query, "continue": token}
+                query.pop("resourceVersion", None)
             page = await self._call("GET", f"{resource.path(namespace)}?{urlencode(query)}")
             found = page.pop("items", [])
             items.extend(found if keep is None else map(keep, found))

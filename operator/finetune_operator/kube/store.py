@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from finetune_api.names import LABEL_JOB_UID, LABEL_SWEEP_UID
+from finetune_api.status import Phase
 from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, FINETUNESWEEPS, JOBS, PODS, Resource
 from finetune_operator.kube.projection import project, says_the_same
 from finetune_operator.objects import Object, controller_uid_of, label_of, namespace_of, parse_time, uid_of, version_of
@@ -124,6 +125,11 @@ class Store:
     def finetunejobs(self) -> list[Object]:
         """Return every FineTuneJob."""
         return list(self._objects[FINETUNEJOBS].values())
+
+    def waits_for_node(self, uid: str) -> bool:
+        """True of a FineTuneJob that has not come as far as a node, by its status."""
+        body = self.finetunejob(uid)
+        return body is not None and body.get("status", {}).get("phase") in (None, Phase.PENDING, Phase.QUEUED)
 
     def jobs_of(self, uid: str) -> list[Object]:
         """Return the Jobs that the FineTuneJob with this UID controls."""

@@ -44,8 +44,13 @@ NOT_ADMITTED: Final = WAITS_IN_QUEUE | {
     Reason.QUOTA_EXCEEDED,
     Reason.POLICY_REFUSED,
     Reason.UNSCHEDULABLE,
+    Reason.NO_FITTING_NODE,
 }
 """Reasons for which the cluster holds a run back."""
+
+
+_WAITS_FOR_NODE: Final = frozenset({Reason.WAITING_FOR_POD, Reason.UNSCHEDULABLE, Reason.QUEUED})
+"""Reasons that are beside the point where no node could ever take the run. It is no reason to stop: an autoscaler may add the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,13 @@ class Diagnosis:
 
 def compute_diagnosis(observation: Observation, now: datetime | None = None) -> Diagnosis:
     """Return where the run stands. It has not ended, and has a valid specification or at least a Job."""
+    diagnosis = _diagnose(observation, now)
+    if observation.misfit is not None and diagnosis.reason in _WAITS_FOR_NODE:
+        return Diagnosis(diagnosis.phase, Reason.NO_FITTING_NODE, observation.misfit)
+    return diagnosis
+
+
+def _diagnose(observation: Observation, now: datetime | None) -> Diagnosis:
     job, pod = observation.job, _current_pod(observation)
     alive = pod is not None and not is_over(pod)
     wants_suspension = observation.spec is not None and observation.spec.suspend
