@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Final
 
 from finetune_operator.capacity import NodeCapacity, Request, compute_misfit, project_node
-from finetune_operator.kube.client import ApiError, KubeClient, Resource
+from finetune_operator.kube.client import NODES, ApiError, KubeClient
 
-NODES: Final = Resource("", "v1", "nodes")
 EVERY_SECONDS: Final = 30.0
 """Time between two looks while runs wait."""
 

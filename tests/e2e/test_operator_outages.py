@@ -67,7 +67,7 @@ def test_a_run_deleted_while_the_operator_is_away_leaves_nothing(runs: Runs, nam
     # Nor does the operator bring anything back.
     runs.release.await_ready()
     probe = runs.apply(namespace, "probe", {"resources": {"gpus": 1}})
-    probe.wait_reason("Unschedulable", 30)
+    probe.wait_reason("NoFittingNode", 30)
     names = run.kubectl("get", "finetunejobs,jobs,pods", "--output=name").split()
     assert f"finetunejob.finetune.dev/{probe.name}" in names
     assert [name for name in names if f"/{run.name}" in name] == []

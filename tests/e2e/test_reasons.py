@@ -43,12 +43,12 @@ def test_a_missing_secret_is_named(runs: Runs, troubled: dict[str, Run]) -> None
 
 def test_a_gpu_that_no_node_has_is_said(runs: Runs, troubled: dict[str, Run]) -> None:
     run = troubled["no-gpu"]
-    said = run.wait_reason("Unschedulable", START_SECONDS)
+    said = run.wait_reason("NoFittingNode", START_SECONDS)
     cause = seen_pod(runs, run, lambda pod: condition_of(pod, "PodScheduled").get("status") == "False")
     check_delay(runs, "unschedulable GPU", cause.at, said)
     admitted = condition_of(said.body, "Admitted")
-    assert (admitted["status"], admitted["reason"]) == ("False", "Unschedulable")
-    assert "Insufficient nvidia.com/gpu" in admitted["message"]
+    assert (admitted["status"], admitted["reason"]) == ("False", "NoFittingNode")
+    assert "none has nvidia.com/gpu" in admitted["message"]
     assert phase_of(said.body) == "Pending"
 
 

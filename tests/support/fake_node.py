@@ -6,7 +6,7 @@ containers are the end-to-end tests' part.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPException
@@ -39,7 +39,11 @@ class Script:
 class FakeNode:
     """A node and its kubelet. As a context manager it comes and goes with the block."""
 
-    def __init__(self, cluster: Cluster, name: str = "fake-node") -> None:
+    def __init__(
+        self, cluster: Cluster, name: str = "fake-node", labels: Mapping[str, str] | None = None, capacity: Mapping[str, str] | None = None
+    ) -> None:
+        self._labels = {"kubernetes.io/hostname": name, **(labels or {})}
+        self._capacity = {**_CAPACITY, **(capacity or {})}
         self._client = cluster.client
         self.name = name
         self.scripts: dict[tuple[str, str], Script] = {}
@@ -53,12 +57,12 @@ class FakeNode:
 
     def __enter__(self) -> Self:
         """Register the node and start."""
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name, "labels": {"kubernetes.io/hostname": self.name}}}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name, "labels": self._labels}}
         self._client.request("POST", "/api/v1/nodes", node)
         conditions = [
             {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _now(), "lastTransitionTime": _now()}
         ]
-        status = {"status": {"capacity": _CAPACITY, "allocatable": _CAPACITY, "conditions": conditions}}
+        status = {"status": {"capacity": self._capacity, "allocatable": self._capacity, "conditions": conditions}}
         self._client.request("PATCH", f"/api/v1/nodes/{self.name}/status", status, _MERGE)
         for thread in self._threads:
             thread.start()

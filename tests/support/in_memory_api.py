@@ -17,6 +17,7 @@ from finetune_operator.kube.client import (
     FINETUNESWEEPS,
     JOBS,
     LEASES,
+    NODES,
     PODS,
     SECRETS,
     TOKEN_REVIEWS,
@@ -28,7 +29,7 @@ from tests.support.manifests import Manifest, merge
 
 RESOURCES = {
     resource.path(None).rsplit("/", 1)[0] + "/" + resource.plural: resource
-    for resource in (FINETUNEJOBS, FINETUNESWEEPS, JOBS, PODS, EVENTS, SECRETS, LEASES, TOKEN_REVIEWS)
+    for resource in (FINETUNEJOBS, FINETUNESWEEPS, JOBS, PODS, EVENTS, NODES, SECRETS, LEASES, TOKEN_REVIEWS)
 }
 
 

@@ -89,8 +89,7 @@ def _diagnose(observation: Observation, now: datetime | None) -> Diagnosis:
         )
         return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, message)
     if job is None or holds(job, "Complete"):
-        # Says the same before and after the Job is created: one write for both.
-        return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, _WAITING)
+        return _waits_for_pod(observation)
     if pod is not None and alive:
         return _diagnose_pod(pod, observation)
     if holds(job, "Suspended") or job["spec"].get("suspend"):
@@ -120,19 +119,33 @@ def _diagnose_pod(pod: Object, observation: Observation) -> Diagnosis:
         )
         return Diagnosis(Phase.RUNNING, Reason.TRAINING, f"The trainer runs in pod {name_of(pod)}{where}.{note}")
     if not pod["spec"].get("nodeName"):
-        return _diagnose_scheduling(pod)
+        return _diagnose_scheduling(pod, observation)
     return _diagnose_start(pod)
 
 
-def _diagnose_scheduling(pod: Object) -> Diagnosis:
+def _diagnose_scheduling(pod: Object, observation: Observation) -> Diagnosis:
     scheduled = condition_of(pod, "PodScheduled")
     if scheduled is None or scheduled["status"] != "False":
-        return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, _WAITING)
+        return _waits_for_pod(observation)
     words = _SCHEDULER_HINTS.sub("", scheduled.get("message", "")).strip()
     requests = pod["spec"]["containers"][0].get("resources", {}).get("requests", {})
     asked = ", ".join(f"{name} {amount}" for name, amount in sorted(requests.items()))
     message = f"No node can take the pod now: {(words or scheduled.get('reason', '')).rstrip('., ')}. It asks for {asked}."
+    if (template := _template_of(observation)) is not None:
+        message += f" Its GPUs are claimed by ResourceClaimTemplate {template}."
     return Diagnosis(Phase.PENDING, Reason.UNSCHEDULABLE, message)
+
+
+def _waits_for_pod(observation: Observation) -> Diagnosis:
+    """Say the same before and after the Job is created: one write for both."""
+    template = _template_of(observation)
+    # The scheduler leaves a pod alone, without a word, until the claim is made from its template.
+    note = f" Its claim is made from ResourceClaimTemplate {template}, which must exist in this namespace." if template is not None else ""
+    return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, _WAITING + note)
+
+
+def _template_of(observation: Observation) -> str | None:
+    return observation.spec.resources.gpu_claim_template if observation.spec is not None else None
 
 
 def _diagnose_start(pod: Object) -> Diagnosis:
@@ -165,7 +178,7 @@ def _diagnose_absence(observation: Observation, last: Object | None) -> Diagnosi
         return Diagnosis(Phase.STARTING, Reason.RETRYING, message)
     if observation.warning is not None:
         return diagnose_refusal(observation.warning.get("message", ""))
-    return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, _WAITING)
+    return _waits_for_pod(observation)
 
 
 def diagnose_refusal(words: str) -> Diagnosis:

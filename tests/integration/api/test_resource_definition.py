@@ -138,6 +138,7 @@ OTHER_VALUES: dict[str, Any] = {
     "training.lossOn": "all",
     "training.optimizer": "sgd",
     "resources.minGpuMemory": "48Gi",
+    "resources.gpuProducts": [],
     "resources.cpu": 8,
     "resources.memory": "64Gi",
     "resources.ephemeralStorage": "200Gi",

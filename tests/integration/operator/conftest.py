@@ -30,7 +30,8 @@ def operator_kubeconfig(control_plane: Cluster, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session")
 def operator(operator_kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     """The operator that most tests share. At the end: it stops when told to, and nothing that it did was forbidden or unforeseen."""
-    process = OperatorProcess(operator_kubeconfig, tmp_path_factory.mktemp("operator"))
+    environment = {"FINETUNE_NODE_CHECK": "true", "FINETUNE_NODE_SECONDS": "1"}
+    process = OperatorProcess(operator_kubeconfig, tmp_path_factory.mktemp("operator"), environment)
     process.start()
     yield process
     assert process.stop() == 0

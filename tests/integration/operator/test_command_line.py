@@ -167,7 +167,7 @@ def test_the_gpus_are_shown_with_who_holds_them_and_who_waits(new_run: NewRun, s
     holder.apply()
     holder.wait_pod()
     waiter.apply({"pod": {"nodeSelector": {"no": "such"}}})
-    waiter.wait_reason(Reason.UNSCHEDULABLE)
+    waiter.wait_reason(Reason.NO_FITTING_NODE)
     code, shown, _ = shell.run("gpus", "-o", "json")
     report = json.loads(shown)
     (node,) = [node for node in report["nodes"] if node["node"] == holder.node.name]

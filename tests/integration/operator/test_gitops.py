@@ -65,7 +65,7 @@ def test_every_phase_is_seen_for_what_it_is(new_run: NewRun) -> None:
     seen["succeeded"] = run.get()
 
     stuck.apply({"pod": {"nodeSelector": {"example.com/pool": "none"}}})
-    stuck.wait_reason("Unschedulable")
+    stuck.wait_reason("NoFittingNode")
     seen["waits for a node"] = stuck.get()
 
     bad.apply()

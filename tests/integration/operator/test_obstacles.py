@@ -41,11 +41,25 @@ LIMIT_RANGE = {
     "spec": {"limits": [{"type": "Container", "max": {"memory": "8Gi"}}]},
 }
 OBSTACLES = [
-    Obstacle("unschedulable", Reason.UNSCHEDULABLE, "node affinity/selector", {"pod": {"nodeSelector": {"example.com/pool": "none"}}}),
-    Obstacle("too many GPUs' memory", Reason.UNSCHEDULABLE, "It asks for cpu 2, memory 16Gi", {"resources": {"minGpuMemory": "80Gi"}}),
     Obstacle(
-        "no such GPU", Reason.UNSCHEDULABLE, "Insufficient nvidia.com/mig-3g.40gb", {"resources": {"gpuResource": "nvidia.com/mig-3g.40gb"}}
+        "no such node",
+        Reason.NO_FITTING_NODE,
+        "none has the labels of the node selector (example.com/pool=none)",
+        {"pod": {"nodeSelector": {"example.com/pool": "none"}}},
     ),
+    Obstacle(
+        "no GPU is labelled",
+        Reason.NO_FITTING_NODE,
+        "no node has the label nvidia.com/gpu.memory",
+        {"resources": {"minGpuMemory": "80Gi"}},
+    ),
+    Obstacle(
+        "no such GPU",
+        Reason.NO_FITTING_NODE,
+        "none has nvidia.com/mig-3g.40gb (resources.gpuResource); there is nvidia.com/gpu",
+        {"resources": {"gpuResource": "nvidia.com/mig-3g.40gb"}},
+    ),
+    Obstacle("too much memory", Reason.NO_FITTING_NODE, "the most memory on one that fits otherwise is", {"resources": {"memory": "60Ti"}}),
     Obstacle(
         "quota of GPUs",
         Reason.QUOTA_EXCEEDED,
@@ -103,7 +117,7 @@ def _stays_silent(run: LiveRun) -> None:
 def test_a_run_goes_on_by_itself_once_the_quota_has_room(new_run: NewRun) -> None:
     run = new_run()
     path = f"/api/v1/namespaces/{run.namespace}/resourcequotas"
-    quota = OBSTACLES[3]
+    quota = next(each for each in OBSTACLES if each.name == "quota of GPUs")
     run.client.request("POST", path, quota.body)
     _wait_for_usage(run, path, quota)
     run.apply()

@@ -24,6 +24,7 @@ WATCHING = [
     {"apiGroups": ["visibility.kueue.x-k8s.io"], "resources": ["localqueues/pendingworkloads"], "verbs": ["get"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["list", "watch", "create", "patch"]},
 ]
+NODES = [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
 AUTHENTICATING = [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]
 OWN_SECRET = [
     {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["finetune-operator-tls"], "verbs": ["get", "update", "patch"]}
@@ -83,7 +84,7 @@ def test_lint(helm: Helm, values: dict[str, Any]) -> None:
 
 def test_rights_in_the_whole_cluster_are_these_and_no_others(render: Render) -> None:
     assert collect_rules(render()) == {
-        ("ClusterRole", None): WATCHING + AUTHENTICATING,
+        ("ClusterRole", None): WATCHING + NODES + AUTHENTICATING,
         ("Role", "finetune-system"): OWN_SECRET + OWN_LEASE,
     }
 
@@ -101,6 +102,14 @@ def test_without_reports_a_namespaced_install_has_no_right_in_the_cluster(render
     objects = render({"watchNamespaces": ["team-a"], "reports": {"enabled": False}, "tenancy": {"roles": False}})
     assert collect_rules(objects) == {("Role", "team-a"): WATCHING, ("Role", "finetune-system"): OWN_LEASE}
     assert not {each["kind"] for each in objects} & {"Service", "Secret", "ClusterRole", "ClusterRoleBinding"}
+
+
+def test_nodes_are_read_only_where_that_is_wanted_and_the_install_is_for_all(render: Render) -> None:
+    for values in ({"nodeCheck": {"enabled": False}}, {"watchNamespaces": ["team-a"]}):
+        objects = render(values)
+        assert not [rule for rules in collect_rules(objects).values() for rule in rules if "nodes" in rule["resources"]]
+        assert read_settings(read_environment(objects)).node_check is False
+    assert read_settings(read_environment(render())).node_check is True
 
 
 def test_without_kueue_there_is_no_right_to_its_objects(render: Render) -> None:
@@ -194,6 +203,7 @@ def test_the_operator_understands_its_environment(render: Render) -> None:
         ),
         namespace="finetune-system",
         tls_secret="finetune-operator-tls",
+        node_check=True,
         lease="finetune-operator",
         identity="finetune-operator-abc",
         report_address="10.0.0.7:8443",

@@ -29,7 +29,16 @@ SECRET = {"credentialsSecret": {"name": "team-s3"}}
 CASES: dict[str, Manifest] = {
     "minimal": {},
     "cpu": {"resources": {"gpus": 0, "cpu": "500m", "memory": "3Gi"}},
-    "gpu": {"resources": {"gpus": 1, "gpuResource": "nvidia.com/mig-3g.40gb", "minGpuMemory": "24Gi", "memory": "32Gi"}},
+    "gpu": {
+        "resources": {
+            "gpus": 1,
+            "gpuResource": "nvidia.com/mig-3g.40gb",
+            "minGpuMemory": "24Gi",
+            "gpuProducts": ["NVIDIA-H100-80GB-HBM3-MIG-3g.40gb"],
+            "memory": "32Gi",
+        }
+    },
+    "device-claim": {"resources": {"gpus": 1, "gpuClaimTemplate": "one-gpu"}},
     "claims": {
         "model": {"uri": "pvc://models/llama"},
         "dataset": {

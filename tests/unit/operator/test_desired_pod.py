@@ -137,6 +137,40 @@ def test_gpu_memory_is_asked_for_by_label_in_mebibytes() -> None:
     assert term == {"matchExpressions": [{"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": ["24575"]}]}
 
 
+@pytest.mark.parametrize(
+    ("resource", "label"),
+    [
+        ("nvidia.com/gpu", "nvidia.com/gpu"),
+        ("nvidia.com/gpu.shared", "nvidia.com/gpu"),
+        ("nvidia.com/mig-3g.40gb", "nvidia.com/mig-3g.40gb"),
+        ("nvidia.com/mig-3g.40gb.shared", "nvidia.com/mig-3g.40gb"),
+    ],
+)
+def test_parts_of_gpus_are_placed_by_the_labels_of_their_own_kind(resource: str, label: str) -> None:
+    wanted = {"gpuResource": resource, "minGpuMemory": "24000M", "gpuProducts": ["A", "B"]}
+    pod = _pod(build_spec({"resources": wanted}))
+    (term,) = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert term["matchExpressions"] == [
+        {"key": f"{label}.memory", "operator": "Gt", "values": ["22888"]},  # 22,888.2 MiB
+        {"key": f"{label}.product", "operator": "In", "values": ["A", "B"]},
+    ]
+    assert pod["containers"][0]["resources"]["limits"][resource] == "1"
+
+
+def test_a_part_of_a_gpu_bears_the_taints_of_gpu_nodes() -> None:
+    tolerations = _pod(build_spec({"resources": {"gpuResource": "nvidia.com/mig-1g.10gb"}}))["tolerations"]
+    assert [each["key"] for each in tolerations] == ["nvidia.com/mig-1g.10gb", "nvidia.com/gpu"]
+
+
+def test_a_claim_by_template_takes_the_place_of_the_resource() -> None:
+    pod = _pod(build_spec({"resources": {"gpuClaimTemplate": "one-gpu"}}))
+    assert pod["resourceClaims"] == [{"name": "gpus", "resourceClaimTemplateName": "one-gpu"}]
+    asked = pod["containers"][0]["resources"]
+    assert asked["claims"] == [{"name": "gpus"}]
+    assert set(asked["limits"]) == {"memory"}
+    assert [each["key"] for each in pod["tolerations"]] == ["nvidia.com/gpu"]
+
+
 def test_simulated_gpus_let_the_trainer_use_the_cpu() -> None:
     config = build_trainer_config(build_spec(), REF, 0, simulated_gpus=True, reporting=None)
     assert (config.device.gpus, config.device.allow_cpu) == (1, True)

@@ -1,6 +1,6 @@
 """What keeps a run from training, in words that a person can act on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -242,3 +242,29 @@ def test_what_needs_help_and_what_waits_for_the_cluster() -> None:
     assert {Reason.IMAGE_PULL_FAILED, Reason.SECRET_NOT_FOUND, Reason.POLICY_REFUSED, Reason.NAME_TAKEN} <= NEEDS_HELP
     assert Reason.UNSCHEDULABLE not in NEEDS_HELP
     assert {Reason.QUEUED, Reason.QUOTA_EXCEEDED, Reason.UNSCHEDULABLE} <= NOT_ADMITTED
+
+
+MISFIT = "No node of the cluster could take the run, even an empty one: none has nvidia.com/gpu (resources.gpuResource)."
+
+
+@pytest.mark.parametrize(
+    ("pods", "job", "phase"),
+    [
+        ([], build_stored_job(suspend=False), Phase.PENDING),
+        ([UNSCHEDULED], build_stored_job(suspend=False), Phase.PENDING),
+        ([], build_stored_job(suspend=True), Phase.QUEUED),
+    ],
+    ids=["no pod yet", "unschedulable", "queued"],
+)
+def test_that_no_node_could_take_it_is_said_while_it_waits(pods: list[Manifest], job: Manifest, phase: Phase) -> None:
+    observation = replace(observe(build_finetunejob(), jobs=[job], pods=pods), misfit=MISFIT)
+    assert compute_diagnosis(observation) == Diagnosis(phase, Reason.NO_FITTING_NODE, MISFIT)
+
+
+def test_what_is_in_the_way_before_that_comes_first() -> None:
+    refused = observe(build_finetunejob(), refusal=Refusal(Reason.QUOTA_EXCEEDED, "no room"))
+    assert compute_diagnosis(replace(refused, misfit=MISFIT)).reason is Reason.QUOTA_EXCEEDED
+
+
+def test_an_autoscaler_may_add_the_node_so_the_run_is_not_called_stalled() -> None:
+    assert Reason.NO_FITTING_NODE in NOT_ADMITTED - NEEDS_HELP

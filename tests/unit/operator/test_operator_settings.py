@@ -31,10 +31,13 @@ def test_every_variable_is_read() -> None:
             "FINETUNE_LOG_FORMAT": "text",
             "FINETUNE_WORKERS": "4",
             "FINETUNE_RESYNC_SECONDS": "30",
+            "FINETUNE_NODE_CHECK": "true",
+            "FINETUNE_NODE_SECONDS": "5",
         }
     )
     assert settings.trainer.image_pull_policy == "Always"
     assert settings.trainer.grace_seconds == 60
+    assert (settings.node_check, settings.node_seconds) == (True, 5.0)
     assert settings.trainer.simulated_gpus is True
     assert settings.trainer.report_service == "reports.finetune-system.svc:443"
     assert settings.namespace == "finetune-system"
