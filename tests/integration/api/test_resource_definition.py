@@ -166,9 +166,10 @@ MUTABLE = {
 SINGLE_VALUED = {"resources.nodes"}
 """Fields that have but one value in this release, so that there is nothing to change them to."""
 NOT_BESIDE_THE_OTHERS = {f"method.adapter.{name}" for name in ("initR", "targetParameters", "virtualTokens", "encoder")} | {
-    "dataset.evalFraction"
+    "dataset.evalFraction",
+    "resources.gpuClaimTemplate",
 }
-"""Fields that exclude others of the full specification: those of other types of adapter."""
+"""Fields that exclude others of the full specification: those of other types of adapter, and what takes another's place."""
 LEAVES = list_leaves(FULL_SPEC)
 
 
@@ -227,6 +228,13 @@ def test_the_settings_of_an_objective_cannot_be_changed(control_plane: Cluster, 
     with pytest.raises(DevClusterError) as refusal:
         patch(control_plane, namespace, f"method.{objective}.{field}", 0.3)
     assert f"spec.method.{objective}.{field} is immutable: create a new FineTuneJob" in str(refusal.value)
+
+
+def test_the_template_of_a_claim_cannot_be_changed(control_plane: Cluster, namespace: str) -> None:
+    create(control_plane, namespace, {**build_minimal_manifest()["spec"], "resources": {"gpuClaimTemplate": "one-gpu"}})
+    with pytest.raises(DevClusterError) as refusal:
+        patch(control_plane, namespace, "resources.gpuClaimTemplate", "two-gpus")
+    assert "spec.resources.gpuClaimTemplate is immutable: create a new FineTuneJob" in str(refusal.value)
 
 
 @pytest.mark.parametrize("path", [path for path, _ in LEAVES if path not in MUTABLE | SINGLE_VALUED])
