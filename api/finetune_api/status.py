@@ -7,6 +7,7 @@ from pydantic import Field
 
 from finetune_api.artifact import Artifact
 from finetune_api.base import StoredModel, Timestamp
+from finetune_api.defaults import RecordedDefaults
 from finetune_api.progress import DatasetCounts, Metrics, Progress
 from finetune_api.rules import UniqueBy
 
@@ -112,6 +113,9 @@ class FineTuneJobStatus(StoredModel):
     """Where the run stands, for machines."""
     attempt: Annotated[int, Field(ge=0)] | None = None
     """Number of the attempt, from 0."""
+    defaults: RecordedDefaults | None = None
+    """What the platform gave the run beside what it says itself, as resolved when its first attempt was claimed; it never changes
+    afterwards. Absent where that was nothing."""
     job_name: Annotated[str, Field(max_length=63)] | None = None
     """The Job of the attempt."""
     pod: PodReference | None = None

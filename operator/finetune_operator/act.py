@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from finetune_api.reasons import Reason
@@ -63,11 +64,12 @@ class Actor:
 
     async def _create(self, attempt: int, observation: Observation) -> Refusal | None:
         assert observation.spec is not None  # noqa: S101  # no plan creates a Job without a valid specification
+        image = observation.defaults.trainer_image if observation.defaults is not None else None
         manifest = build_job(
             observation.spec,
             observation.ref,
             attempt,
-            trainer=self._trainer,
+            trainer=replace(self._trainer, image=image) if image is not None else self._trainer,
             reporting=self._reporting(),
             failures=observation.status.failures,
             grace_seconds=observation.grace_seconds,

@@ -142,6 +142,7 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
         grace_seconds=settings.trainer.grace_seconds,
         follows_kueue=settings.kueue,
         nodes=nodes,
+        defaults=settings.defaults,
     )
     actor = Actor(writer, store, settings.trainer, reporting, kueue.book)
     reconciler = Reconciler(writer, store, observer, actor, book, _now, usage)

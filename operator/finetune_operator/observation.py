@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from finetune_api.defaults import RecordedDefaults
 from finetune_api.reasons import Reason
 from finetune_api.report import JobReference
 from finetune_api.spec import FineTuneJobSpec
@@ -62,6 +63,8 @@ class Observation:
     """Why the Job could not be created, if that was just tried."""
     is_new: bool = False
     """It was created after this operator began, so nobody else can have worked on it: its first Job needs no claim."""
+    defaults: RecordedDefaults | None = None
+    """What the platform gives the run: as recorded, or what is to be recorded with its first claim. ``spec`` has it in it."""
     misfit: str | None = None
     """Why no node of the cluster could take the run's pod; None where one could, where the pod has one, and where that is not known."""
     simulated_gpus: bool = False

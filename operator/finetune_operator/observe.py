@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from finetune_api.defaults import DefaultsByNamespace, RecordedDefaults, apply_defaults
 from finetune_api.names import LABEL_ATTEMPT, LABEL_QUEUE_NAME
 from finetune_api.report import JobReference
 from finetune_api.resource import SpecInvalid, parse_spec
@@ -39,7 +40,10 @@ class Observer:
         grace_seconds: int = 300,
         follows_kueue: bool = True,
         nodes: NodeBook | None = None,
+        defaults: DefaultsByNamespace | None = None,
     ) -> None:
+        self._defaults = defaults or DefaultsByNamespace()
+        self._completed: OrderedDict[tuple[str, int, bool], FineTuneJobSpec] = OrderedDict()
         self._nodes = nodes
         self._follows_kueue = follows_kueue
         self._store = store
@@ -61,6 +65,11 @@ class Observer:
         job = jobs[-1] if jobs else None
         status = parse_status(body.get("status", {}))
         pods = self._pods_of(uid, job) if job is not None else ()
+        defaults = status.defaults
+        if defaults is None and status.attempt is None and job is None:
+            defaults = self._defaults.of(namespace)
+        if spec is not None and defaults is not None:
+            spec = self._complete((uid, metadata["generation"], status.defaults is not None), spec, defaults)
         return Observation(
             ref=JobReference(namespace=namespace, name=name_of(body), uid=uid),
             generation=metadata["generation"],
@@ -83,10 +92,20 @@ class Observer:
             grace_seconds=compute_grace_seconds(spec, status.metrics, self._grace_seconds) if spec is not None else None,
             created=parse_time(metadata.get("creationTimestamp")),
             refusal=refusal,
+            defaults=defaults,
             misfit=self._judge(uid, spec, status, pods),
             is_new=self._store.is_born_since(uid),
             simulated_gpus=self._simulated_gpus,
         )
+
+    def _complete(self, key: tuple[str, int, bool], spec: FineTuneJobSpec, defaults: RecordedDefaults) -> FineTuneJobSpec:
+        """Return the specification with ``defaults``, which are the same for the same key as long as this process lives."""
+        known = self._completed.get(key)
+        if known is None:
+            known = self._completed[key] = apply_defaults(spec, defaults)
+            if len(self._completed) > SPECS_KEPT:
+                self._completed.popitem(last=False)
+        return known
 
     def _pods_of(self, uid: str, job: Object) -> tuple[Object, ...]:
         """Return the Job's pods, oldest first. A label alone makes no pod ours: the Job must control it."""

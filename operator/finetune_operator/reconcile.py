@@ -132,7 +132,7 @@ class Reconciler:
         if observation.status.attempt == attempt and observation.status.job_name == name:
             await self._writer.write(observation.ref, observation.version, {"attempt": attempt})
             return observation
-        claim: dict[str, object] = {"attempt": attempt, "job_name": name}
+        claim: dict[str, object] = {"attempt": attempt, "job_name": name, "defaults": observation.defaults}
         if observation.status.attempt != attempt:
             claim["attempt_interruptions"] = 0
         claimed = replace(observation, status=observation.status.model_copy(update=claim))
@@ -167,8 +167,11 @@ class Reconciler:
 
 
 def _needs_no_claim(observation: Observation) -> bool:
-    """True of a run that nobody can have carried out: it is younger than this operator's reign, and no attempt was ever claimed."""
-    return observation.is_new and observation.status.attempt is None
+    """True of a run that nobody can have carried out: it is younger than this operator's reign, and no attempt was ever claimed.
+
+    One that the platform gives something to is claimed all the same: what it was given must be written before anything is made of it.
+    """
+    return observation.is_new and observation.status.attempt is None and observation.defaults is None
 
 
 def _has_ended(observation: Observation) -> bool:

@@ -9,6 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self, TypeVar
 
+from pydantic import ValidationError
+
+from finetune_api.defaults import DefaultsByNamespace
+from finetune_api.resource import SpecInvalid, parse_strictly
+
 _IMAGE: Final = re.compile(r"^\S{1,1024}$")
 _NAMESPACE: Final = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 _HOST: Final = re.compile(r"^(?=.{1,253}$)(?![0-9.]+$)[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
@@ -73,6 +78,8 @@ class OperatorSettings:
     log_format: str = "json"
     kueue: bool = True
     """Follow Kueue where it is installed."""
+    defaults: DefaultsByNamespace = field(default_factory=DefaultsByNamespace)
+    """What runs get that do not say it themselves."""
     node_check: bool = False
     """Read Nodes, to say at once where no node could take a run. It takes a right that a Role can't give."""
     node_seconds: float = 30.0
@@ -128,6 +135,7 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
         log_level=read("FINETUNE_LOG_LEVEL", "INFO", lambda text: _one_of("DEBUG", "INFO", "WARNING", "ERROR")(text.upper())),
         log_format=read("FINETUNE_LOG_FORMAT", "json", _one_of("json", "text")),
         kueue=read("FINETUNE_KUEUE", default=True, parse=_boolean),
+        defaults=read("FINETUNE_DEFAULTS", DefaultsByNamespace(), _defaults),
         node_check=read("FINETUNE_NODE_CHECK", default=False, parse=_boolean),
         node_seconds=read("FINETUNE_NODE_SECONDS", 30.0, lambda text: float(_integer(1, 3_600)(text))),
         gpu_prices=read("FINETUNE_GPU_PRICES", {}, _prices),
@@ -190,6 +198,22 @@ def _service(text: str) -> str:
         raise ValueError("must be a DNS name and a port, such as finetune-operator-reports.finetune-system.svc:443")
     _integer(1, 65_535)(port)
     return text
+
+
+def _defaults(text: str) -> DefaultsByNamespace:
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        raise ValueError("must be a JSON object of defaults") from None
+    try:
+        defaults = parse_strictly(DefaultsByNamespace, parsed)
+        for namespace in defaults.namespaces:
+            defaults.of(namespace)
+    except SpecInvalid as error:
+        raise ValueError("; ".join(fault.removeprefix("spec.") for fault in error.faults)) from None
+    except ValidationError as error:
+        raise ValueError(f"namespaces.{namespace}, together with cluster: {error.errors()[0]['loc'][0]}: too many") from None
+    return defaults
 
 
 def _prices(text: str) -> dict[str, float]:

@@ -165,7 +165,8 @@ def _key_rules(schema: Schema) -> list[dict[str, str]]:
 
 
 def _without_defaults(schema: Schema) -> Schema:
-    bare = {keyword: value for keyword, value in schema.items() if keyword != "default"}
+    # Nor with rules: what the operator has recorded was held to them where it came from, and must not be refused by a later release.
+    bare = {keyword: value for keyword, value in schema.items() if keyword not in ("default", CEL_KEY)}
     if "properties" in bare:
         bare["properties"] = {name: _without_defaults(value) for name, value in bare["properties"].items()}
     if "items" in bare:

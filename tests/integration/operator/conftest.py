@@ -1,5 +1,6 @@
 """The operator as a real process on a real control plane, with the chart's rights; a stand-in plays the one node."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,18 @@ from finetune_devcluster import Cluster
 from tests.support.fake_node import FakeNode
 from tests.support.live_run import LiveRun, NewRun, wait_until
 from tests.support.operator_process import OperatorProcess, install_rights, write_kubeconfig
+
+WITH_DEFAULTS = "with-defaults"
+"""A namespace to whose runs the operator gives :data:`DEFAULTS`."""
+DEFAULTS = {
+    "trainerImage": "registry.example.com/team/trainer:2",
+    "nodeSelector": {"kubernetes.io/hostname": "fake-node"},
+    "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+    "env": [{"name": "HTTPS_PROXY", "value": "http://proxy.example.com:3128"}],
+    "imagePullSecrets": [{"name": "registry"}],
+    "credentials": [{"prefix": "s3://", "credentialsSecret": {"name": "team-s3"}, "endpointUrl": "https://minio.example.com"}],
+    "tracking": [{"type": "mlflow", "url": "https://mlflow.example.com"}],
+}
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +43,11 @@ def operator_kubeconfig(control_plane: Cluster, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session")
 def operator(operator_kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     """The operator that most tests share. At the end: it stops when told to, and nothing that it did was forbidden or unforeseen."""
-    environment = {"FINETUNE_NODE_CHECK": "true", "FINETUNE_NODE_SECONDS": "1"}
+    environment = {
+        "FINETUNE_NODE_CHECK": "true",
+        "FINETUNE_NODE_SECONDS": "1",
+        "FINETUNE_DEFAULTS": json.dumps({"namespaces": {WITH_DEFAULTS: DEFAULTS}}),
+    }
     process = OperatorProcess(operator_kubeconfig, tmp_path_factory.mktemp("operator"), environment)
     process.start()
     yield process

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_api.defaults import DefaultsByNamespace, PlatformDefaults
 from finetune_api.names import LABEL_MANAGED_BY, MANAGED_BY
 from finetune_operator.intake import SELECTORS
 from finetune_operator.kube.client import FENCE_WORDS
@@ -47,6 +48,7 @@ EVERYTHING = {
     "logging": {"level": "DEBUG", "format": "text"},
     "kueue": {"enabled": True, "defaultQueue": "team"},
     "accounting": {"gpuPrices": {"nvidia.com/gpu": 2.5}},
+    "defaults": {"cluster": {"nodeSelector": {"pool": "gpu"}}, "namespaces": {"team-a": {"queueName": "team-a"}}},
 }
 
 
@@ -234,6 +236,7 @@ def test_every_value_reaches_the_operator(render: Render) -> None:
         log_format="text",
         workers=32,
         gpu_prices={"nvidia.com/gpu": 2.5},
+        defaults=DefaultsByNamespace.model_validate(EVERYTHING["defaults"]),
     )
 
 
@@ -342,4 +345,10 @@ def test_schema_and_values_have_the_same_fields() -> None:
         return {field for name, child in node.items() for field in {prefix + name} | fields_of_values(child, f"{prefix}{name}.")}
 
     inside_lists = {"imagePullSecrets.name", "extraEnv.name"}
-    assert fields_of_schema(schema) - {"global"} - inside_lists == fields_of_values(values)
+    given_or_absent = {field for field in fields_of_schema(schema) if field.startswith("defaults.cluster.")}  # nothing is not an empty text
+    assert fields_of_schema(schema) - {"global"} - inside_lists - given_or_absent == fields_of_values(values)
+
+
+def test_the_chart_knows_every_default_of_the_platform() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert set(schema["definitions"]["defaults"]["properties"]) == {field.alias for field in PlatformDefaults.model_fields.values()}

@@ -1,7 +1,10 @@
 """The operator's environment."""
 
+import json
+
 import pytest
 
+from finetune_api.defaults import RecordedDefaults
 from finetune_operator.settings import SettingsInvalid, read_settings
 
 IMAGE = {"FINETUNE_TRAINER_IMAGE": "registry.example.com/trainer:1"}
@@ -44,6 +47,36 @@ def test_every_variable_is_read() -> None:
     assert settings.watch_namespaces == ("team-a", "team-b")
     assert (settings.report_port, settings.health_port, settings.workers) == (9443, 9090, 4)
     assert (settings.tls_secret, settings.log_level, settings.log_format, settings.resync_seconds) == ("tls", "DEBUG", "text", 30.0)
+
+
+def test_defaults_are_read_as_strictly_as_a_run() -> None:
+    given = {"cluster": {"nodeSelector": {"pool": "gpu"}}, "namespaces": {"team-a": {"queueName": "team-a"}}}
+    defaults = read_settings({**IMAGE, "FINETUNE_DEFAULTS": json.dumps(given)}).defaults
+    assert defaults.of("team-b") == RecordedDefaults(node_selector={"pool": "gpu"})
+    assert defaults.of("team-a") == RecordedDefaults(node_selector={"pool": "gpu"}, queue_name="team-a")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"cluster": {"nodeSelectors": {}}}, "cluster.nodeSelectors: unknown field"),
+        ({"namespaces": {"a": {"tolerations": [{"key": "k", "value": "v", "operator": "Exists"}]}}}, "namespaces.a.tolerations[0].value"),
+        ({"cluster": {"env": [{"name": "PYTHONPATH", "value": "x"}]}}, "must not begin with a reserved prefix"),
+        ({"cluster": {"tracking": [{"type": "mlflow"}]}}, "mlflow needs url"),
+        ({"cluster": {"credentials": [{"prefix": "s3"}]}}, "cluster.credentials[0].prefix"),
+        (
+            {
+                "cluster": {"nodeSelector": {f"a{index}": "" for index in range(20)}},
+                "namespaces": {"team-a": {"nodeSelector": {f"b{index}": "" for index in range(20)}}},
+            },
+            "namespaces.team-a, together with cluster: node_selector: too many",
+        ),
+    ],
+)
+def test_defaults_that_no_run_could_have_are_refused(given: object, words: str) -> None:
+    with pytest.raises(SettingsInvalid) as refusal:
+        read_settings({**IMAGE, "FINETUNE_DEFAULTS": json.dumps(given)})
+    assert words in str(refusal.value)
 
 
 def test_every_fault_is_named_at_once() -> None:

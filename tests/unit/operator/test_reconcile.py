@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from finetune_api.defaults import DefaultsByNamespace
+from finetune_api.names import LABEL_QUEUE_NAME
 from finetune_api.reasons import Reason
 from finetune_operator.act import Actor
 from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, JOBS, PODS, ApiError
@@ -45,9 +47,10 @@ class Operator:
     def close(self, uid: str) -> None:
         self.closed.append(uid)
 
-    def restart(self) -> None:
+    def restart(self, defaults: Manifest | None = None) -> None:
         self.store = Store()
-        observer = Observer(self.store, simulated_gpus=False)
+        given = DefaultsByNamespace.model_validate({"cluster": defaults or {}})
+        observer = Observer(self.store, simulated_gpus=False, defaults=given)
         actor = Actor(self.api, self.store, TRAINER, lambda: None)
         self.reconciler = Reconciler(self.api, self.store, observer, actor, self, lambda: at(self.seconds))
 
@@ -426,3 +429,74 @@ async def test_a_deletion_that_was_refused_is_tried_again(api: InMemoryApi) -> N
     assert api.all(JOBS)
     await api.delete(JOBS, namespace, name, uid=uid)
     assert not api.all(JOBS)
+
+
+DEFAULTS: Manifest = {"trainerImage": "team/trainer:2", "nodeSelector": {"pool": "gpu"}, "queueName": "team-a"}
+
+
+def _made_of(job: Manifest) -> tuple[object, object, object]:
+    pod = job["spec"]["template"]["spec"]
+    return pod["containers"][0]["image"], pod.get("nodeSelector"), job["metadata"]["labels"].get(LABEL_QUEUE_NAME)
+
+
+async def test_what_the_platform_gives_is_written_before_anything_is_made_of_it(api: InMemoryApi) -> None:
+    operator = _reign_over_an_empty_cluster(api)
+    operator.restart(DEFAULTS)
+    operator.store.begin(at(-1))
+    await operator.settle()
+    assert [(call.method, call.resource.plural) for call in api.writes][:2] == [("PATCH", "finetunejobs"), ("POST", "jobs")]
+    assert _made_of(api.all(JOBS)[0]) == ("team/trainer:2", {"pool": "gpu"}, "team-a")
+    recorded = _run(api)["status"]["defaults"]
+    assert (recorded["trainerImage"], recorded["nodeSelector"], recorded["queueName"]) == ("team/trainer:2", {"pool": "gpu"}, "team-a")
+
+
+@pytest.mark.parametrize("later", [{}, {"trainerImage": "team/trainer:3", "nodeSelector": {"zone": "b"}}], ids=["none", "others"])
+async def test_later_defaults_change_no_run_that_was_claimed(api: InMemoryApi, later: Manifest) -> None:
+    operator = Operator(api)
+    operator.restart(DEFAULTS)
+    await operator.settle()
+    recorded = _run(api)["status"]["defaults"]
+    operator.restart(later)
+    await operator.settle()
+    _end_job(api)
+    api.objects[PODS].clear()  # the result is lost: the run needs another attempt
+    await operator.settle()
+    assert _run(api)["status"]["attempt"] == 1
+    second = max(api.all(JOBS), key=lambda job: str(job["metadata"]["name"]))
+    assert _made_of(second) == ("team/trainer:2", {"pool": "gpu"}, "team-a")
+    assert _run(api)["status"]["defaults"] == recorded
+
+
+async def test_a_run_that_was_claimed_without_defaults_never_gets_any(api: InMemoryApi) -> None:
+    operator = Operator(api)
+    await operator.settle()
+    operator.restart(DEFAULTS)
+    await operator.settle()
+    _end_job(api)
+    api.objects[PODS].clear()
+    await operator.settle()
+    second = max(api.all(JOBS), key=lambda job: str(job["metadata"]["name"]))
+    assert _made_of(second) == (TRAINER.image, None, None)
+    assert "defaults" not in _run(api)["status"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("number", range(3))
+async def test_wherever_the_process_ends_job_and_record_agree(api: InMemoryApi, number: int, when: str) -> None:
+    """The next process has other defaults: what the first one wrote holds, or else nothing was made of it."""
+
+    def die(_: Call) -> None:
+        if len(api.calls) == number + 1:
+            raise Died
+
+    setattr(api, when, die)
+    operator = _reign_over_an_empty_cluster(api)
+    operator.restart(DEFAULTS)
+    operator.store.begin(at(-1))
+    try:
+        await operator.settle()
+    except Died:
+        operator.restart({"trainerImage": "team/trainer:3"})
+        await operator.settle()
+    (job,) = api.all(JOBS)
+    assert _made_of(job)[0] == _run(api)["status"]["defaults"]["trainerImage"]
