@@ -78,6 +78,7 @@ MODULES = (
     GoModule("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"}),
     GoModule("fake-gcs-server", {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"}),
     GoModule("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
+    GoModule("strict-decoder", {"strict-decoder": "."}),
     GoModule("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}),
     # Without the clouds' service discovery, which is most of it: the tests name their targets.
     GoModule(
@@ -87,7 +88,7 @@ MODULES = (
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 NODE = (*CONTROL_PLANE, "kubelet", "kube-proxy", "coredns", "versitygw", "pause", "gpu-plugin")
-ALL = (*NODE, "helm", "kstatus", "registry", "fake-gcs-server", "kubeconform")
+ALL = (*NODE, "helm", "kstatus", "registry", "fake-gcs-server", "kubeconform", "strict-decoder")
 
 
 def compute_key(module: GoModule, architecture: str) -> str:

@@ -28,6 +28,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: finetune-operator
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "finetune.serviceAccountName" -}}
@@ -42,10 +45,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- printf "%s-tls" (include "finetune.fullname" . | trunc 59 | trimSuffix "-") }}
 {{- end }}
 
-{{/* An image reference, from a list of the image's values, its path among the values and the tag it has by default. */}}
+{{/* An image reference, from a list of the image's values, its path among the values, the tag and the name it has by default, and the registry. */}}
 {{- define "finetune.image" -}}
 {{- $image := index . 0 -}}
-{{- $repository := required (printf "%s.repository is not set: name the image that you built, for example --set %s.repository=registry.example.com/%s" (index . 1) (index . 1) (index . 3)) $image.repository -}}
+{{- $registry := index . 4 | trimSuffix "/" -}}
+{{- $repository := default (ternary (index . 3) "" (ne $registry "")) $image.repository -}}
+{{- $repository = required (printf "%s.repository is not set: name the image that you built, for example --set %s.repository=registry.example.com/%s" (index . 1) (index . 1) (index . 3)) $repository -}}
+{{- if $registry }}{{ $repository = printf "%s/%s" $registry $repository }}{{ end -}}
 {{- if $image.digest }}{{ $repository }}@{{ $image.digest }}{{ else }}{{ $repository }}:{{ default (index . 2) $image.tag }}{{ end }}
 {{- end }}
 

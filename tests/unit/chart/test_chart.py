@@ -340,15 +340,56 @@ def test_schema_and_values_have_the_same_fields() -> None:
         return found
 
     def fields_of_values(node: object, prefix: str = "") -> set[str]:
-        if not isinstance(node, dict) or prefix == "resources.":
+        if not isinstance(node, dict) or prefix in ("resources.", "monitoring.dashboard.labels."):
             return set()
         return {field for name, child in node.items() for field in {prefix + name} | fields_of_values(child, f"{prefix}{name}.")}
 
     inside_lists = {"imagePullSecrets.name", "extraEnv.name"}
     given_or_absent = {field for field in fields_of_schema(schema) if field.startswith("defaults.cluster.")}  # nothing is not an empty text
-    assert fields_of_schema(schema) - {"global"} - inside_lists - given_or_absent == fields_of_values(values)
+    assert fields_of_schema(schema) - inside_lists - given_or_absent == fields_of_values(values)
 
 
 def test_the_chart_knows_every_default_of_the_platform() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert set(schema["definitions"]["defaults"]["properties"]) == {field.alias for field in PlatformDefaults.model_fields.values()}
+
+
+def test_one_registry_serves_both_images(helm: Helm) -> None:
+    values = {"global": {"imageRegistry": "registry.internal:5000/mirror"}, "trainer": {"image": {"repository": "ml/trainer"}}}
+    spoken = helm("template", "x", str(CHART), "--kube-version", "1.35.0", values=values)
+    assert spoken.returncode == 0, spoken.stderr
+    objects = [each for each in yaml.safe_load_all(spoken.stdout) if each]
+    container = find_one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert container["image"] == "registry.internal:5000/mirror/finetune-operator:0.1.0"
+    assert read_environment(objects)["FINETUNE_TRAINER_IMAGE"] == "registry.internal:5000/mirror/ml/trainer:0.1.0"
+
+
+def test_secrets_for_pulling_add_up(render: Render) -> None:
+    values = {"global": {"imagePullSecrets": [{"name": "a"}]}, "imagePullSecrets": [{"name": "b"}, {"name": "a"}]}
+    assert find_one(render(values), "Deployment")["spec"]["template"]["spec"]["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+
+
+def test_common_labels_are_on_every_object_but_select_nothing(render: Render) -> None:
+    objects = render({"commonLabels": {"team": "platform"}})
+    assert [each["kind"] for each in objects if each["metadata"].get("labels", {}).get("team") != "platform"] == []
+    assert "team" not in find_one(objects, "Deployment")["spec"]["selector"]["matchLabels"]
+
+
+def test_a_spread_without_a_selector_is_over_the_operators_pods(render: Render) -> None:
+    constraint = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+    own = constraint | {"labelSelector": {"matchLabels": {"a": "b"}}}
+    spec = find_one(render({"topologySpreadConstraints": [constraint, own]}), "Deployment")["spec"]
+    labels = spec["selector"]["matchLabels"]
+    assert spec["template"]["spec"]["topologySpreadConstraints"] == [constraint | {"labelSelector": {"matchLabels": labels}}, own]
+
+
+def test_a_cluster_queue_has_a_local_one_in_each_of_its_namespaces(render: Render) -> None:
+    queue = {"name": "research", "flavor": "h100", "quotas": {"cpu": 8, "nvidia.com/gpu": 2}, "namespaces": ["a", "b"]}
+    objects = render({"kueue": {"flavors": [{"name": "h100", "nodeLabels": {"gpu": "h100"}}], "clusterQueues": [queue]}})
+    assert find_one(objects, "ResourceFlavor")["spec"] == {"nodeLabels": {"gpu": "h100"}}
+    spec = find_one(objects, "ClusterQueue")["spec"]
+    (group,) = spec["resourceGroups"]
+    assert group["coveredResources"] == [each["name"] for each in group["flavors"][0]["resources"]] == ["cpu", "nvidia.com/gpu"]
+    assert spec["namespaceSelector"]["matchExpressions"][0]["values"] == ["a", "b"]
+    local = {each["metadata"]["namespace"]: each["spec"]["clusterQueue"] for each in objects if each["kind"] == "LocalQueue"}
+    assert local == {"a": "research", "b": "research"}
