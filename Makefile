@@ -134,6 +134,8 @@ generate: setup ## Write the CRD, the editors' schema and the reference anew fro
 	$(PYTHON) -m finetune_api.generate
 	$(PYTHON) -m finetune_cli.reference
 	$(PYTHON) -m finetune_operator.metrics.reference
+	$(PYTHON) -c 'from tests.support.chart_values import PAGE, render_page; PAGE.write_text(render_page())'
+	$(PYTHON) -c 'from tests.support.kustomize_base import BASE, render_base; BASE.write_text(render_base())'
 
 .PHONY: format
 format: setup ## Format the code and mend what ruff can
