@@ -104,6 +104,11 @@ kueue: setup binaries ## The queue's tests against Kueue itself, built from its 
 	$(PYTHON) -c 'from finetune_devcluster.binaries import ensure_binaries; ensure_binaries(["kueue", "helm"])'
 	FINETUNE_REAL_KUEUE=1 $(PYTEST) tests/integration/kueue
 
+.PHONY: monitoring
+monitoring: setup binaries ## Prometheus itself scrapes the operator, evaluates the alerts and answers the dashboard (its build takes minutes, once)
+	$(PYTHON) -c 'from finetune_devcluster.binaries import ensure_binaries; ensure_binaries(["prometheus", "promtool"])'
+	FINETUNE_PROMETHEUS=1 $(PYTEST) tests/integration/operator/test_metrics.py
+
 .PHONY: drill
 drill: setup binaries ## One run preempted twenty times at random steps on a real node; writes docs/reference/preemption-drill.md
 	$(PYTEST) tests/e2e/test_preemption.py --drill-full --drill-report docs/reference/preemption-drill.md

@@ -46,6 +46,7 @@ def operator(operator_kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory
     environment = {
         "FINETUNE_NODE_CHECK": "true",
         "FINETUNE_NODE_SECONDS": "1",
+        "FINETUNE_GPU_PRICES": '{"nvidia.com/gpu": 2.5}',
         "FINETUNE_DEFAULTS": json.dumps({"namespaces": {WITH_DEFAULTS: DEFAULTS}}),
     }
     process = OperatorProcess(operator_kubeconfig, tmp_path_factory.mktemp("operator"), environment)
