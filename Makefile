@@ -117,6 +117,10 @@ drill: setup binaries ## One run preempted twenty times at random steps on a rea
 matrix: setup ## Every adapter with every quantisation, trained for real or refused with a reason: docs/reference/matrix.md. Takes minutes
 	$(PYTHON) -m benchmarks.matrix
 
+.PHONY: families
+families: setup ## Every family of models in every way, as tiny ones: docs/reference/families.md. Takes minutes
+	$(PYTHON) -m benchmarks.families
+
 ##@ Development
 
 .PHONY: setup

@@ -195,7 +195,11 @@ def _add_adapter(model: Any, spec: FineTuneJobSpec, dtype: torch.dtype, *, quant
             mock.patch.object(nn.Module, "to", lambda self, *_, **__: self),
             mock.patch("peft.tuners.tuners_utils.BaseTunerLayer._move_adapter_to_device_of_base_layer", _do_nothing),
         ):
-            return get_peft_model(model, build_lora_config(spec.method.adapter), autocast_adapter_dtype=not quantised)
+            return get_peft_model(
+                model,
+                build_lora_config(spec.method.adapter, spec.method.adapter.resolved_target_modules),
+                autocast_adapter_dtype=not quantised,
+            )
     finally:
         torch.set_default_dtype(before)
 

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.matrix.axes import ADAPTERS, OBJECTIVES, PROCESSES, QUANTIZATIONS
-from benchmarks.matrix.cells import Cell, Ending, list_cells, read_endings, run_cells
+from benchmarks.matrix.cells import Cell, Ending, list_cells, prepare_and_run, read_endings
 
 PAGE = Path("docs/reference/matrix.md")
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
@@ -42,19 +42,12 @@ def _run(cells: Sequence[Cell], folder: Path) -> dict[str, Ending]:
     """Run ``cells`` in a process of their own, so that this one needs no training library."""
     result = folder / "endings.json"
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_prepare_and_run, args=(cells, folder, result))
+    process = context.Process(target=prepare_and_run, args=(cells, folder, result))
     process.start()
     process.join()
     if process.exitcode != 0:
         raise SystemExit(f"the process that trains ended with {process.exitcode}")
     return read_endings(result)
-
-
-def _prepare_and_run(cells: Sequence[Cell], folder: Path, result: Path) -> None:
-    from tests.support.trainer_workspace import make_workspace  # noqa: PLC0415  loads torch
-
-    make_workspace(folder)
-    run_cells(cells, folder, result)
 
 
 def build_page(cells: Sequence[Cell], endings: Mapping[str, Ending], seconds: float) -> str:

@@ -119,6 +119,14 @@ def run_cells(cells: Iterable[Cell], workspace: Path, result: Path) -> None:
     result.write_text(json.dumps(endings))
 
 
+def prepare_and_run(cells: Iterable[Cell], workspace: Path, result: Path) -> None:
+    """Write a model and data into ``workspace``, and run ``cells``: for a process that has just been started."""
+    from tests.support.trainer_workspace import make_workspace  # noqa: PLC0415  loads torch
+
+    make_workspace(workspace)
+    run_cells(cells, workspace, result)
+
+
 def read_endings(result: Path) -> dict[str, Ending]:
     """Read what :func:`run_cells` wrote."""
     return {

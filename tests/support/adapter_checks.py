@@ -18,11 +18,11 @@ def run_and_observe(cells: Iterable[Cell], workspace: Path, result: Path) -> Non
     for cell in cells:
         spec = check(cell, workspace)
         assert not isinstance(spec, str), spec
-        seen[cell.name] = observe_run(build_trainer_config(cell, spec, workspace), workspace)
+        seen[cell.name] = observe_run(build_trainer_config(cell, spec, workspace))
         result.write_text(json.dumps(seen))
 
 
-def observe_run(config: dict[str, Any], workspace: Path) -> dict[str, Any]:
+def observe_run(config: dict[str, Any]) -> dict[str, Any]:
     """Run the trainer in this process, and compare what it trained with what it published and with the base."""
     import torch
 
@@ -59,14 +59,14 @@ def observe_run(config: dict[str, Any], workspace: Path) -> dict[str, Any]:
     adapted = kept[0]
     frozen = seen.pop("frozen")
     trained = adapted.model.eval()
-    [artifact] = summary.artifacts
+    artifact, *others = summary.artifacts
     published = Path(artifact.uri.removeprefix("file://"))
     ids = torch.tensor([load_tokenizer(published)(PROMPT)["input_ids"]])
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ours = compute_logits(trained, ids)
         theirs = compute_logits(load_published(published, config, artifact.name), ids)
-        base = compute_logits(load_base(workspace / "model", config), ids)
+        base = compute_logits(load_base(Path(config["model"]["uri"].removeprefix("file://")), config), ids)
     layers = {
         name.rsplit(".", 1)[-1] + "/" + name: [int(module.lora_A["default"].weight.shape[0]), float(module.scaling["default"])]
         for name, module in trained.named_modules()
@@ -80,6 +80,7 @@ def observe_run(config: dict[str, Any], workspace: Path) -> dict[str, Any]:
         "base_changed": sum(digest(p) != then for p, then in frozen),
         "difference": float((ours - theirs).abs().max()),
         "effect": float((ours - base).abs().max()),
+        "merged_difference": compare_merged(config, published, others, ids),
         "artifact": [artifact.name, artifact.format],
         "files": sorted(file.name for file in published.iterdir()),
         "layers": layers,
@@ -115,10 +116,32 @@ def load_published(folder: Path, config: dict[str, Any], kind: str) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from finetune_trainer.model.adapter import keep_types
+
     if kind == "model":
         return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").float().eval()
     base = load_base(Path(config["model"]["uri"].removeprefix("file://")), config)
-    return PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False).eval()
+    loaded = PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False).eval()
+    keep_types(loaded)
+    return loaded
+
+
+def compare_merged(config: dict[str, Any], adapter: Path, others: list[Any], ids: Any) -> float | None:
+    """Return the largest difference of a merged model's logits from those of the adapter on the base as it was; None where none was asked
+    for. Both are in bfloat16, and multiplied in 32 bits.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    merged = [artifact for artifact in others if artifact.name == "merged"]
+    if not merged:
+        return None
+    base = AutoModelForCausalLM.from_pretrained(config["model"]["uri"].removeprefix("file://"), dtype=torch.bfloat16).float().eval()
+    whole = AutoModelForCausalLM.from_pretrained(merged[0].uri.removeprefix("file://"), dtype="auto")
+    assert whole.dtype == torch.bfloat16
+    expected = compute_logits(PeftModel.from_pretrained(base, str(adapter)).eval(), ids)
+    return float((compute_logits(whole.float().eval(), ids) - expected).abs().max())
 
 
 def compute_logits(model: Any, ids: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_api.exit_codes import ExitCode
+from tests.support.resume_checks import train_with_and_without_a_stop
 from tests.support.trainer_process import RunningTrainer, Trainers
 from tests.support.trainer_workspace import die_while_publishing, make_config, stall_while_loading
 from tests.trainer.conftest import Finished
@@ -143,6 +144,51 @@ def test_changed_data_are_not_mixed_into_a_run(trainers: Trainers, workspace: Pa
     code, process = trainers.run(config)
     assert code == ExitCode.DATA_INVALID, process.log
     assert "the dataset changed since the checkpoint of step" in process.summary.message
+
+
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "adalora": {"type": "adalora", "r": 4},
+    "ia3": {"type": "ia3"},
+    "prompt-tuning": {"type": "prompt-tuning"},
+    "p-tuning, mlp": {"type": "p-tuning"},
+    "p-tuning, lstm": {"type": "p-tuning", "encoder": "lstm"},
+    "prefix-tuning": {"type": "prefix-tuning"},
+    "none": {"type": "none"},
+}
+STOP, LENGTH = 4, 8
+
+
+@pytest.fixture(scope="module")
+def with_and_without_a_stop(trainers: Trainers, workspace: Path) -> dict[str, dict[str, Any]]:
+    """Runs of each adapter's own, stopped at a step at which AdaLoRA's ranks are on the move."""
+    configs = {}
+    for number, (name, adapter) in enumerate(ADAPTERS.items()):
+        kind = "none" if name in ("none", "adalora") else "nf4"
+        training = {
+            "maxSteps": LENGTH,
+            "learningRate": 1e-3 if name == "none" else 1e-2,
+            "evalSteps": 100,
+            "checkpoint": {"everySteps": 100},
+            "packing": name in ("adalora", "ia3", "none"),
+            "gradientCheckpointing": name != "prefix-tuning",
+            "optimizer": "adamw_torch",
+        }
+        method = {"adapter": adapter, "quantization": {"type": kind}}
+        evaluation = {"samples": {"count": 0}}
+        configs[name] = make_config(workspace, f"stopped-{number}", method=method, training=training, evaluation=evaluation)
+    result = workspace / "stopped.json"
+    done = trainers.call(train_with_and_without_a_stop, configs, STOP, result)
+    assert done.wait() == 0, done.log[-4000:]
+    seen: dict[str, dict[str, Any]] = json.loads(result.read_text())
+    return seen
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_every_adapter_goes_on_to_the_last_bit(name: str, with_and_without_a_stop: dict[str, dict[str, Any]]) -> None:
+    seen = with_and_without_a_stop[name]
+    assert seen["stopped_at"] == STOP
+    assert seen["resumed"] == seen["whole"]
+    assert len(seen["whole"]["losses"]) == LENGTH
 
 
 def compare(resumed: Finished, whole: Finished) -> None:

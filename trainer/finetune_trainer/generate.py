@@ -52,9 +52,15 @@ class Answering:
     def _load(self, model: ModelSpec, quantization: QuantizationSpec, adapter: Path) -> None:
         import torch  # noqa: PLC0415  seconds to import: a fault of the options is said before
         from peft import PeftModel  # noqa: PLC0415
-        from transformers import AutoModelForCausalLM  # noqa: PLC0415
+        from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
 
-        from finetune_trainer.model.loading import build_quantization_config, keep_weights_as_loaded, load_tokenizer  # noqa: PLC0415
+        from finetune_trainer.model.adapter import keep_types  # noqa: PLC0415
+        from finetune_trainer.model.loading import (  # noqa: PLC0415
+            build_quantization_config,
+            keep_weights_as_loaded,
+            load_tokenizer,
+            plain_linear_layers,
+        )
         from finetune_trainer.storage.models import fetch_model  # noqa: PLC0415
 
         cuda = torch.cuda.is_available() and not self._options.get("cpu")
@@ -62,20 +68,22 @@ class Answering:
         base = fetch_model(model, Credentials.from_environ(ENV_PREFIX_MODEL), cache / "model" / model.uri.replace("/", "_"))
         self._tokenizer = load_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base.path, model.uri)
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(
-                base.path,
-                dtype=getattr(torch, quantization.compute_dtype),
-                quantization_config=build_quantization_config(quantization),
-                device_map="auto" if cuda else None,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-            )
+            with plain_linear_layers(AutoConfig.from_pretrained(base.path, trust_remote_code=False, local_files_only=True).model_type):
+                loaded = AutoModelForCausalLM.from_pretrained(
+                    base.path,
+                    dtype=getattr(torch, quantization.compute_dtype),
+                    quantization_config=build_quantization_config(quantization),
+                    device_map="auto" if cuda else None,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                )
             if quantization.type != "none":
                 keep_weights_as_loaded(loaded)
             self._model = PeftModel.from_pretrained(loaded, str(adapter), local_files_only=True)
         except (ValueError, OSError, KeyError, RuntimeError, ImportError) as error:
             raise ConfigInvalid(f"{model.uri} with the adapter {adapter} can't be loaded: {str(error).splitlines()[0]}") from error
+        keep_types(self._model)
         self._model.eval()
         self.device = torch.cuda.get_device_name(0) if cuda else "cpu"
 

@@ -1,6 +1,8 @@
 """Loading the base model and its tokenizer from a local folder."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,23 +111,25 @@ def load_model(
     """
     from safetensors import SafetensorError  # noqa: PLC0415  typed only where it is used
 
-    quantized = read_quantization(AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)) is not None
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    quantized = read_quantization(config) is not None
     allow_tf32(device)
     scores = score_seed is not None
     if score_seed is not None:
         set_seed(score_seed)
     try:
-        model = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(
-            folder,
-            dtype=torch.float32 if trains_all else _DTYPES[spec.compute_dtype],
-            quantization_config=None if quantized else build_quantization_config(spec, scores=scores),
-            # None: bitsandbytes and the trainer place it on the processor by themselves
-            device_map={"": 0} if device.kind == "cuda" else None,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            **({"num_labels": 1} if scores else {}),
-        )
+        with plain_linear_layers(config.model_type):
+            model = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(
+                folder,
+                dtype=torch.float32 if trains_all else _DTYPES[spec.compute_dtype],
+                quantization_config=None if quantized else build_quantization_config(spec, scores=scores),
+                # None: bitsandbytes and the trainer place it on the processor by themselves
+                device_map={"": 0} if device.kind == "cuda" else None,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                **({"num_labels": 1} if scores else {}),
+            )
     except SafetensorError as error:
         raise SourceUnavailable(f"the weights of {uri} are damaged: {_first_line(error)}; upload them anew") from error
     except (ValueError, OSError, KeyError, ImportError) as error:
@@ -133,12 +137,42 @@ def load_model(
     model.requires_grad_(requires_grad=False)
     model.config.use_cache = False
     if spec.type != "none":
+        check_quantized(model, uri)
         keep_weights_as_loaded(model)
         _compute_in(model, _DTYPES[spec.compute_dtype])
         _report_unquantised(model)
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     logger.info("base model loaded: %s, %.0f MiB in %s", model.config.model_type, size / 2**20, spec.type)
     return model
+
+
+@contextmanager
+def plain_linear_layers(model_type: str) -> Iterator[None]:
+    """Build Falcon's linear layers as torch's own for as long as the block runs. They compute the same, but bitsandbytes quantises no
+    subclass, and the model would be held in 16 bits without a word.
+    """
+    if model_type != "falcon":
+        yield
+        return
+    from transformers.models.falcon import modeling_falcon as module  # noqa: PLC0415
+
+    own = module.FalconLinear
+    module.FalconLinear = torch.nn.Linear  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        module.FalconLinear = own  # type: ignore[misc]
+
+
+def check_quantized(model: Any, uri: str) -> None:  # noqa: ANN401
+    """:raises ConfigInvalid: bitsandbytes has found no layer to quantise, which it only logs."""
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt  # noqa: PLC0415  seconds to import
+
+    if not any(isinstance(module, (Linear4bit, Linear8bitLt)) for module in model.modules()):
+        raise ConfigInvalid(
+            f"method.quantization: bitsandbytes quantises no layer of {uri} (model_type {model.config.model_type}), which would be held "
+            "in 16 bits; set method.quantization.type to none"
+        )
 
 
 def load_teacher(

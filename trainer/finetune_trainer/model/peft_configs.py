@@ -15,12 +15,14 @@ from peft import (
 from peft.tuners.lora.config import EvaConfig
 
 from finetune_api.spec import AdapterSpec
-from finetune_trainer.model.targets import find_feedforward_modules, find_target_parameters
+from finetune_trainer.model.targets import find_feedforward_modules, find_target_modules, find_target_parameters
 
 _TASK = "CAUSAL_LM"
 
 
-def build_lora_config(spec: AdapterSpec, target_parameters: list[str] | None = None, *, scores: bool = False) -> LoraConfig:
+def build_lora_config(
+    spec: AdapterSpec, target_modules: str | list[str], target_parameters: list[str] | None = None, *, scores: bool = False
+) -> LoraConfig:
     """Build PEFT's configuration of a LoRA adapter. LoftQ begins as usual: see :mod:`finetune_trainer.model.initialisation`."""
     init: Any = True if spec.init in ("default", "loftq") else spec.init
     return LoraConfig(
@@ -28,7 +30,7 @@ def build_lora_config(spec: AdapterSpec, target_parameters: list[str] | None = N
         r=spec.r,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
-        target_modules=spec.resolved_target_modules,
+        target_modules=target_modules,
         target_parameters=target_parameters or None,
         use_rslora=spec.rslora,
         use_dora=spec.dora,
@@ -45,7 +47,7 @@ def build_peft_config(spec: AdapterSpec, model: Any, *, scores: bool = False) ->
     :raises ConfigInvalid: the model has not the weights that are asked for.
     """
     if spec.type == "lora":
-        return build_lora_config(spec, find_target_parameters(model, spec), scores=scores)
+        return build_lora_config(spec, find_target_modules(model, spec), find_target_parameters(model, spec), scores=scores)
     if spec.type == "adalora":
         return AdaLoraConfig(
             task_type=_TASK,
@@ -53,13 +55,13 @@ def build_peft_config(spec: AdapterSpec, model: Any, *, scores: bool = False) ->
             target_r=spec.r,
             lora_alpha=spec.alpha,
             lora_dropout=spec.dropout,
-            target_modules=spec.resolved_target_modules,
+            target_modules=find_target_modules(model, spec),
             total_step=1,  # set once the number of steps is known: see AdaptedModel.begin
             bias="none",
         )
     if spec.type == "ia3":
         feedforward = find_feedforward_modules(model, spec)
-        targets = spec.resolved_target_modules
+        targets = find_target_modules(model, spec)
         # PEFT wants the feed-forward layers among the targets by the same names
         names = [*targets, *feedforward] if isinstance(targets, list) else targets
         return IA3Config(task_type=_TASK, target_modules=names, feedforward_modules=feedforward)

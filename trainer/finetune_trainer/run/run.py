@@ -12,7 +12,7 @@ from finetune_api.exit_codes import OUTCOMES, ExitCode
 from finetune_api.names import ENV_PREFIX_MODEL, ENV_PREFIX_OUTPUT, ENV_PREFIX_TEACHER
 from finetune_api.progress import DatasetCounts, Metrics
 from finetune_api.report import Stage
-from finetune_api.spec.objective import LIKELIHOOD_OBJECTIVES
+from finetune_api.spec.objective import LIKELIHOOD_OBJECTIVES, PACKING_OBJECTIVES
 from finetune_api.summary import TrainerSummary
 from finetune_api.trainer_config import TrainerConfig
 from finetune_trainer.artifacts import CheckpointStore, FetchedCheckpoint, ManifestFields, publish
@@ -181,6 +181,7 @@ class Run:
         """Return the model with its adapter, and the teacher where there is one."""
         from finetune_trainer.model.adapter import add_adapter  # noqa: PLC0415  heavy; loaded by now
         from finetune_trainer.model.loading import load_model, load_teacher  # noqa: PLC0415
+        from finetune_trainer.model.packing import check_packing  # noqa: PLC0415
 
         method, seed = self.config.method, self.config.training.seed
         reward = method.objective == "reward"
@@ -192,6 +193,8 @@ class Run:
             trains_all=method.adapter.type == "none",
             score_seed=seed if reward else None,
         )
+        if self.config.training.packing and method.objective in PACKING_OBJECTIVES:
+            check_packing(model, self.config.model.uri)
         adapted = add_adapter(model, method.adapter, seed, base.path, data.train, scores=reward)
         if teacher_files is None or method.distill is None:
             return adapted, None
