@@ -69,7 +69,7 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
     "LoRA, 16 bits": _way("none"),
     "DoRA": _way("none", merged=True, dora=True),
     "AdaLoRA": _way("none", 0.05, merged=True, type="adalora", r=4),
-    "(IA)3": _way("nf4", 0.05, merged=True, type="ia3"),
+    "(IA)3": _way("nf4", 0.1, merged=True, type="ia3"),
     "prompt tuning": _way("none", 0.1, training=_UNPACKED, type="prompt-tuning"),
     "P-tuning": _way("none", training=_UNPACKED, type="p-tuning"),
     "prefix tuning": _way("none", 0.1, training={**_UNPACKED, "gradientCheckpointing": False}, type="prefix-tuning"),

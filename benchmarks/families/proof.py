@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.families.catalog import EXPERTS, FAMILIES, MIXTURES, WAYS
+from benchmarks.families.catalog import DEFAULT, EXPERTS, FAMILIES, MIXTURES, WAYS
 
 ROUNDING: Final = 0.05
-"""Share of the adapter's own effect on the logits that a reader's or a publication's rounding may cost."""
+"""Share of the adapter's own effect on the logits that a reader's or a publication's rounding may cost; twice that in mixtures of experts, where a
+rounding can send a token to another expert."""
 _TRAINING: Final[dict[str, Any]] = {
     "maxSteps": 10,
     "lrScheduler": "constant",
@@ -104,17 +105,20 @@ def prove(family: str, way: str, workspace: Path) -> Proof:
             losses=tuple(seen["losses"]),
             trained=seen["trained"],
             targets=tuple(sorted({name.partition("/")[0] for name in seen["layers"]})),
-            faults=tuple(list_faults(seen, exact=way == "LoRA, NF4")),
+            faults=tuple(
+                list_faults(seen, 2 * ROUNDING if family in MIXTURES else ROUNDING, exact=way == DEFAULT and family not in MIXTURES)
+            ),
         )
 
 
-def list_faults(seen: dict[str, Any], *, exact: bool) -> list[str]:
+def list_faults(seen: dict[str, Any], rounding: float, *, exact: bool) -> list[str]:
     """Return what does not hold of a run that was observed.
 
+    :param rounding: share of the adapter's effect that rounding may cost.
     :param exact: what is published must answer to the last bit as what was trained.
     """
     before, after = seen["losses"]
-    allowed = ROUNDING * seen["effect"]
+    allowed = rounding * seen["effect"]
     merged = seen["merged_difference"]
     found = {
         f"the loss did not fall: {before:.3f} to {after:.3f}": after >= before,

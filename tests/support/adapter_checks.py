@@ -121,7 +121,8 @@ def load_published(folder: Path, config: dict[str, Any], kind: str) -> Any:
     if kind == "model":
         return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").float().eval()
     base = load_base(Path(config["model"]["uri"].removeprefix("file://")), config)
-    loaded = PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False).eval()
+    lifted = config["method"]["adapter"]["type"] != "lora"  # as they were trained: in 32 bits, which is what readers do unless told not to
+    loaded = PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=lifted).eval()
     keep_types(loaded)
     return loaded
 

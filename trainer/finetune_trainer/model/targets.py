@@ -118,7 +118,7 @@ def find_feedforward_modules(model: Any, spec: AdapterSpec) -> list[str]:  # noq
     """Return the names of the targeted layers that come last in a feed-forward block: (IA)3 scales what goes into these, and what comes out
     of all others. They are told by their shape, wider inside than out, outside of attention.
     """
-    targets = spec.resolved_target_modules
+    targets = find_target_modules(model, spec)
     names: set[str] = set()
     for name, module in find_linear_modules(model).items():
         inside, outside = _get_features(module)
