@@ -60,10 +60,10 @@ def build_page(proofs: Mapping[tuple[str, str], Proof], seconds: float) -> str:
         f"trained as promised, {refused} refused with a reason, {len(proofs) - whole - refused} failed. `trust_remote_code` is off.",
         "",
         "Trained as promised means: the held-out loss fell; no weight of the frozen base changed, to the last bit; what was published, "
-        "loaded by PEFT and transformers alone, gives the same logits: to the last bit for LoRA on NF4, else within 5% of the adapter's own "
-        "effect, since readers round; and where the way can be merged, the merged model in bfloat16 gives the adapter's logits within 5% "
-        "of its effect. In mixtures of experts, where a rounding can send a token to another expert, it is 10% throughout. All this shows "
-        "that the code fits the architecture, not how well a large model of the family learns.",
+        "loaded by PEFT and transformers alone, gives the same logits: to the last bit for LoRA on NF4, else within 5% of the adapter's "
+        "own effect, since readers round; and where the way can be merged, the merged model in bfloat16 gives the adapter's logits within "
+        "5% of its effect. In mixtures of experts, where a rounding can send a token to another expert, it is 10% throughout. All this "
+        "shows that the code fits the architecture, not how well a large model of the family learns.",
         "",
         "## The default: LoRA of rank 16 on all linear layers, NF4",
         "",

@@ -14,8 +14,8 @@ from typing import Any, Final
 from benchmarks.families.catalog import DEFAULT, EXPERTS, FAMILIES, MIXTURES, WAYS
 
 ROUNDING: Final = 0.05
-"""Share of the adapter's own effect on the logits that a reader's or a publication's rounding may cost; twice that in mixtures of experts, where a
-rounding can send a token to another expert."""
+"""Share of the adapter's own effect on the logits that a reader's or a publication's rounding may cost; twice that in mixtures of
+experts, where a rounding can send a token to another expert."""
 _TRAINING: Final[dict[str, Any]] = {
     "maxSteps": 10,
     "lrScheduler": "constant",
