@@ -25,7 +25,7 @@ PARTS = [
     ("Gemma", "all weights"),
 ]
 SLICE = DEFAULTS + PARTS
-CHUNK = 10
+CHUNK = 5
 """Proofs to a process, each of which has a deadline."""
 
 
