@@ -109,6 +109,12 @@ monitoring: setup binaries ## Prometheus itself scrapes the operator, evaluates 
 	$(PYTHON) -c 'from finetune_devcluster.binaries import ensure_binaries; ensure_binaries(["prometheus", "promtool"])'
 	FINETUNE_PROMETHEUS=1 $(PYTEST) tests/integration/operator/test_metrics.py
 
+.PHONY: upgrade
+upgrade: setup binaries ## The chart upgraded with runs under way, from the release at FROM (a tag or commit): make upgrade FROM=v0.1.0
+	rm -rf .dev/previous && mkdir -p .dev/previous
+	git archive $(FROM) charts operator api | tar -x -C .dev/previous
+	FINETUNE_PREVIOUS=$(CURDIR)/.dev/previous $(PYTEST) tests/integration/chart/test_upgrade.py
+
 .PHONY: drill
 drill: setup binaries ## One run preempted twenty times at random steps on a real node; writes docs/reference/preemption-drill.md
 	$(PYTEST) tests/e2e/test_preemption.py --drill-full --drill-report docs/reference/preemption-drill.md

@@ -28,7 +28,8 @@ class _Dumper(yaml.SafeDumper):
 
 def render_crd(kind: ResourceKind) -> str:
     """Return the CRD of ``kind`` as YAML."""
-    return f"# {_HEADER}\n{yaml.dump(build_crd(kind), Dumper=_Dumper, sort_keys=False, width=128, allow_unicode=True)}"
+    # As a document of its own: `helm show crds` puts the files one after the other, and without the line the last one would win.
+    return f"# {_HEADER}\n---\n{yaml.dump(build_crd(kind), Dumper=_Dumper, sort_keys=False, width=128, allow_unicode=True)}"
 
 
 def render_editor_schema(kind: ResourceKind) -> str:

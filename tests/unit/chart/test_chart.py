@@ -1,6 +1,7 @@
 """What the chart installs, and that the operator understands it."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -393,3 +394,11 @@ def test_a_cluster_queue_has_a_local_one_in_each_of_its_namespaces(render: Rende
     assert spec["namespaceSelector"]["matchExpressions"][0]["values"] == ["a", "b"]
     local = {each["metadata"]["namespace"]: each["spec"]["clusterQueue"] for each in objects if each["kind"] == "LocalQueue"}
     assert local == {"a": "research", "b": "research"}
+
+
+def test_the_crds_can_be_shown_and_applied_in_one_go(helm: Helm) -> None:
+    """`helm show crds` joins files as they are: without a line of `---` in each, YAML readers see the last one only."""
+    program = helm("version").args[0]
+    spoken = subprocess.run([program, "show", "crds", str(CHART)], capture_output=True, text=True, timeout=60, check=True)
+    names = [each["metadata"]["name"] for each in yaml.safe_load_all(spoken.stdout) if each]
+    assert names == ["finetunejobs.finetune.dev", "finetunesweeps.finetune.dev"]
