@@ -50,6 +50,8 @@ class PlatformDefaults(ApiModel):
     """Kueue's WorkloadPriorityClass."""
     credentials: Annotated[list[CredentialDefault], Field(max_length=MAX_CREDENTIALS), UniqueBy("prefix")] = Field(default_factory=list)
     """Credentials and endpoints by URI, for sources and outputs that name neither themselves."""
+    model_cache: DnsName | None = None
+    """Volume claim, in the run's own namespace, with a shared cache of the hub's base models."""
     tracking: Annotated[list[TrackerSpec], Field(max_length=MAX_TRACKERS), UniqueBy("type")] = Field(default_factory=list)
     """Trackers of runs that name none."""
 

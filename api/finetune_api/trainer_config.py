@@ -67,5 +67,7 @@ class TrainerConfig(StoredModel):
     """What the trainer may expect to find."""
     reporting: ReportingConfig | None = None
     """How to report; absent in local runs."""
+    model_cache: str | None = None
+    """Root of a shared cache of base models, which is only read; absent without one."""
     work_dir: str = WORK_DIR
     """Scratch folder: downloads, prepared data, local checkpoints."""

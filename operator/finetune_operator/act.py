@@ -62,14 +62,19 @@ class Actor:
         metadata = {**patch.get("metadata", {}), "uid": uid}
         self._workloads.put(await self._client.merge_patch(resource, namespace, name, {**patch, "metadata": metadata}))
 
+    def _settings_of(self, observation: Observation) -> TrainerSettings:
+        given = observation.defaults
+        if given is None:
+            return self._trainer
+        return replace(self._trainer, image=given.trainer_image or self._trainer.image, model_cache=given.model_cache or "")
+
     async def _create(self, attempt: int, observation: Observation) -> Refusal | None:
         assert observation.spec is not None  # noqa: S101  # no plan creates a Job without a valid specification
-        image = observation.defaults.trainer_image if observation.defaults is not None else None
         manifest = build_job(
             observation.spec,
             observation.ref,
             attempt,
-            trainer=replace(self._trainer, image=image) if image is not None else self._trainer,
+            trainer=self._settings_of(observation),
             reporting=self._reporting(),
             failures=observation.status.failures,
             grace_seconds=observation.grace_seconds,

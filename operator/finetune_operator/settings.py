@@ -35,6 +35,8 @@ class TrainerSettings:
     """Kubernetes' own names: Always, IfNotPresent, Never."""
     grace_seconds: int = 300
     """Time between SIGTERM and SIGKILL: the last step, its checkpoint and the upload must fit."""
+    model_cache: str = ""
+    """Volume claim with a shared cache of base models, in the run's namespace; empty means none."""
     default_queue: str = ""
     """LocalQueue of runs that name none; empty leaves them without one."""
     simulated_gpus: bool = False

@@ -13,12 +13,14 @@ from finetune_api.names import (
     LABEL_QUEUE_NAME,
     LABEL_WORKLOAD_PRIORITY,
     MANAGED_BY,
+    MODEL_CACHE_ROOT,
     TRAINER_CONTAINER,
 )
 from finetune_api.report import JobReference
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.trainer_config import ReportingConfig
 from finetune_operator.desired.config import build_trainer_config
+from finetune_operator.desired.model_cache import add_model_cache, uses_model_cache
 from finetune_operator.desired.names import build_job_name
 from finetune_operator.desired.pod import build_pod_spec
 from finetune_operator.settings import TrainerSettings
@@ -42,6 +44,16 @@ def build_job(
     :param grace_seconds: time between SIGTERM and SIGKILL; the operator's setting by default.
     """
     config = build_trainer_config(spec, owner, attempt, simulated_gpus=trainer.simulated_gpus, reporting=reporting)
+    cached = bool(trainer.model_cache) and uses_model_cache(spec)
+    if cached:
+        config = config.model_copy(update={"model_cache": MODEL_CACHE_ROOT})
+    pod = build_pod_spec(
+        spec,
+        config,
+        image=trainer.image,
+        image_pull_policy=trainer.image_pull_policy,
+        grace_seconds=grace_seconds or trainer.grace_seconds,
+    )
     labels = {
         **spec.pod.labels,
         LABEL_MANAGED_BY: MANAGED_BY,
@@ -66,13 +78,7 @@ def build_job(
         "podFailurePolicy": {"rules": build_failure_rules()},
         "template": {
             "metadata": {"labels": labels},
-            "spec": build_pod_spec(
-                spec,
-                config,
-                image=trainer.image,
-                image_pull_policy=trainer.image_pull_policy,
-                grace_seconds=grace_seconds or trainer.grace_seconds,
-            ),
+            "spec": add_model_cache(pod, trainer.model_cache) if cached else pod,
         },
     }
     if spec.active_deadline_seconds is not None:

@@ -51,7 +51,7 @@ def _job(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pod(body: Mapping[str, Any]) -> dict[str, Any]:
     containers = [_pick(container, "name", "image", "resources") for container in body["spec"].get("containers", ())]
-    status = _pick(body.get("status", {}), "phase", "reason", "message", "conditions", "containerStatuses")
+    status = _pick(body.get("status", {}), "phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses")
     return {"spec": {**_pick(body["spec"], "nodeName"), "containers": containers}, "status": status}
 
 

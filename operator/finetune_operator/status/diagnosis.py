@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from finetune_api.names import MODEL_CACHE_CONTAINER
 from finetune_api.reasons import Reason
 from finetune_api.status import Phase
 from finetune_operator.objects import Object, condition_of, has_started, holds, is_lost, is_over, name_of, trainer_status_of
@@ -161,6 +162,10 @@ def _diagnose_start(pod: Object) -> Diagnosis:
             message = f"Secret {secret[1]} does not exist in namespace {pod['metadata']['namespace']}; create it, and the pod starts."
             return Diagnosis(Phase.STARTING, Reason.SECRET_NOT_FOUND, message)
         return Diagnosis(Phase.STARTING, Reason.CONTAINER_CONFIG_INVALID, f"The container can't be made: {words}")
+    for filler in pod.get("status", {}).get("initContainerStatuses") or ():
+        if filler["name"] == MODEL_CACHE_CONTAINER and "running" in filler.get("state", {}):
+            message = f"On node {pod['spec']['nodeName']}: the base model is looked up in the model cache, and fetched into it if need be."
+            return Diagnosis(Phase.STARTING, Reason.STARTING, message)
     return Diagnosis(
         Phase.STARTING, Reason.STARTING, f"The pod starts on node {pod['spec']['nodeName']}: its image is pulled, its container made."
     )

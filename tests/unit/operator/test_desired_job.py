@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.exit_codes import OUTCOMES, ExitCode
-from finetune_api.names import LABEL_QUEUE_NAME, MANAGED_BY
+from finetune_api.names import ENV_CONFIG, ENV_PREFIX_MODEL, LABEL_QUEUE_NAME, MANAGED_BY, MODEL_CACHE_ROOT
 from finetune_api.report import JobReference
 from finetune_api.trainer_config import ReportingConfig
 from finetune_operator.desired.job import build_failure_rules, build_job
 from finetune_operator.desired.names import build_job_name
 from finetune_operator.settings import TrainerSettings
 from tests.support.manifests import Manifest
+from tests.support.pod_security import find_violations
 from tests.support.strategies import JOB_NAMES, SPECS, UIDS
 from tests.support.world import NAME, NAMESPACE, REF, TRAINER, UID, build_spec
 
@@ -82,6 +84,41 @@ def test_the_manifest_is_the_golden_one(case: str) -> None:
 
 def test_there_is_no_golden_file_too_many() -> None:
     assert {path.name for path in GOLDEN.iterdir()} == {f"job-{case}.yaml" for case in CASES}
+
+
+CACHE = replace(TRAINER, model_cache="models")
+HUB = {"model": {"uri": "hf://example/model", **SECRET}, "output": SECRET, "resources": {"memory": "32Gi"}}
+
+
+def test_the_model_cache_is_written_by_its_filler_and_read_by_the_trainer() -> None:
+    pod = build_job(build_spec(HUB), REF, 0, trainer=CACHE, reporting=REPORTING)["spec"]["template"]["spec"]
+    (filler,), (trainer,) = pod["initContainers"], pod["containers"]
+    assert {"name": "model-cache", "persistentVolumeClaim": {"claimName": "models"}} in pod["volumes"]
+    assert {"name": "model-cache", "mountPath": MODEL_CACHE_ROOT} in filler["volumeMounts"]
+    assert {"name": "model-cache", "mountPath": MODEL_CACHE_ROOT, "readOnly": True} in trainer["volumeMounts"]
+    assert filler["command"] == ["finetune-model-cache", "fill"]
+    assert find_violations(pod) == []
+
+
+def test_the_filler_has_the_model_s_credentials_and_nothing_else_of_the_run_s() -> None:
+    pod = build_job(build_spec(HUB), REF, 0, trainer=CACHE, reporting=REPORTING)["spec"]["template"]["spec"]
+    (filler,) = pod["initContainers"]
+    assert [source["prefix"] for source in filler["envFrom"]] == [ENV_PREFIX_MODEL]
+    assert {mount["name"] for mount in filler["volumeMounts"]} == {"work", "tmp", "model-cache"}, "no token, no claims"
+    assert filler["resources"] == {"requests": {"cpu": "2", "memory": "32Gi"}, "limits": {"memory": "32Gi"}}, "no GPU of its own"
+
+
+def test_trainer_and_filler_are_told_of_the_cache_alike() -> None:
+    pod = build_job(build_spec(HUB), REF, 0, trainer=CACHE, reporting=REPORTING)["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        (config,) = [each["value"] for each in container["env"] if each["name"] == ENV_CONFIG]
+        assert json.loads(config)["modelCache"] == MODEL_CACHE_ROOT
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/model", "pvc://models/llama"])
+def test_a_model_that_may_be_replaced_in_place_is_not_cached(uri: str) -> None:
+    spec = build_spec({"model": {"uri": uri}})
+    assert build_job(spec, REF, 0, trainer=CACHE, reporting=REPORTING) == build_job(spec, REF, 0, trainer=TRAINER, reporting=REPORTING)
 
 
 def _action_on(exit_code: int, *, disrupted: bool, rules: list[Manifest]) -> str:

@@ -12,6 +12,7 @@ from finetune_api.exit_codes import OUTCOMES, ExitCode
 from finetune_api.names import ENV_PREFIX_MODEL, ENV_PREFIX_OUTPUT, ENV_PREFIX_TEACHER
 from finetune_api.progress import DatasetCounts, Metrics
 from finetune_api.report import Stage
+from finetune_api.spec import ModelSpec
 from finetune_api.spec.objective import LIKELIHOOD_OBJECTIVES, PACKING_OBJECTIVES
 from finetune_api.summary import TrainerSummary
 from finetune_api.trainer_config import TrainerConfig
@@ -37,7 +38,8 @@ from finetune_trainer.run.session import Surroundings, TrainingSession
 from finetune_trainer.run.tracking import RunTracking
 from finetune_trainer.run.versions import collect_versions
 from finetune_trainer.storage import Credentials, Store, open_store
-from finetune_trainer.storage.models import FetchedModel, fetch_model
+from finetune_trainer.storage.cached import fetch_by_cache
+from finetune_trainer.storage.models import FetchedModel
 from finetune_trainer.tracking import Outcome
 
 logger = logging.getLogger(__name__)
@@ -104,7 +106,7 @@ class Run:
 
         # Data and model
         with Preload(config.method.objective):  # the libraries take seconds to import: meanwhile, files come in
-            self._base = base = fetch_model(config.model, self._credentials(ENV_PREFIX_MODEL), self._folder / "model")
+            self._base = base = self._fetch_model(config.model, ENV_PREFIX_MODEL, "model")
             examples = load_examples(config.dataset, config.training.seed, self._folder / "data", self._environ, config.method.objective)
             check_rewards(config.method.grpo.rewards if config.method.grpo else [], examples.answers)
             teacher_files = self._fetch_teacher()
@@ -161,14 +163,18 @@ class Run:
 
     def _fetch_base(self) -> FetchedModel:
         if self._base is None:
-            self._base = fetch_model(self.config.model, self._credentials(ENV_PREFIX_MODEL), self._folder / "model")
+            self._base = self._fetch_model(self.config.model, ENV_PREFIX_MODEL, "model")
         return self._base
+
+    def _fetch_model(self, model: ModelSpec, prefix: str, folder: str) -> FetchedModel:
+        config = self.config
+        return fetch_by_cache(model, self._credentials(prefix), self._folder / folder, config.model_cache, config.work_dir)
 
     def _fetch_teacher(self) -> FetchedModel | None:
         distill = self.config.method.distill
         if distill is None:
             return None
-        return fetch_model(distill.teacher, self._credentials(ENV_PREFIX_TEACHER), self._folder / "teacher")
+        return self._fetch_model(distill.teacher, ENV_PREFIX_TEACHER, "teacher")
 
     def _load_models(
         self,
