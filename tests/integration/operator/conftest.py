@@ -21,6 +21,7 @@ DEFAULTS = {
     "env": [{"name": "HTTPS_PROXY", "value": "http://proxy.example.com:3128"}],
     "imagePullSecrets": [{"name": "registry"}],
     "credentials": [{"prefix": "s3://", "credentialsSecret": {"name": "team-s3"}, "endpointUrl": "https://minio.example.com"}],
+    "modelCache": "models",
     "tracking": [{"type": "mlflow", "url": "https://mlflow.example.com"}],
 }
 

@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +19,14 @@ from finetune_api.names import ENV_CONFIG
 from finetune_api.report import JobReference
 from finetune_api.spec import ModelSpec
 from finetune_operator.desired.config import build_trainer_config
+from finetune_operator.desired.job import build_job
 from finetune_trainer.errors import SourceUnavailable
-from finetune_trainer.model_cache import run
+from finetune_trainer.model_cache import main, run
 from finetune_trainer.storage import Credentials, RetryPolicy
-from finetune_trainer.storage.cache import LockTimeout, ModelCache
+from finetune_trainer.storage.cache import CacheEntry, LockTimeout, ModelCache
 from finetune_trainer.storage.cached import HANDOVER, fetch_by_cache, fill_from_hub, identify, write_handover
 from tests.support.hub_server import Hub, Repository, run_hub
-from tests.support.world import build_spec
+from tests.support.world import REF, TRAINER, build_spec
 
 WEIGHTS = bytes(range(256)) * 512
 FILES = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}", "model.safetensors": WEIGHTS, "evil.py": b"raise SystemExit"}
@@ -96,11 +99,31 @@ def test_the_lock_of_a_holder_that_was_killed_is_free_and_its_work_goes_on(cache
     assert cache.verify(key) is not None
 
 
-def test_a_fetch_that_ends_early_publishes_nothing(cache: ModelCache, hub: Hub) -> None:
-    hub.faults.rule = lambda _, path: 500 if path.endswith("model.safetensors") else None  # type: ignore[assignment]
-    with pytest.raises(Exception, match=r"org/base"):
-        _fill(cache, hub)
-    assert not (cache.root / "models").exists()
+def test_a_fetch_that_ends_early_publishes_nothing_and_keeps_what_it_has(cache: ModelCache) -> None:
+    def fetch_half(folder: Path) -> CacheEntry:
+        (folder / "model.safetensors").write_bytes(WEIGHTS[:100])
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        cache.fill("key", fetch_half, 1)
+    assert cache.find("key") is None
+    assert cache.measure().partial_bytes == 100
+
+    def fetch_rest(folder: Path) -> CacheEntry:
+        assert (folder / "model.safetensors").read_bytes() == WEIGHTS[:100]
+        (folder / "model.safetensors").write_bytes(WEIGHTS)
+        return CacheEntry(uri="hf://org/base", commit="c")
+
+    assert cache.fill("key", fetch_rest, 1).size_bytes == len(WEIGHTS)
+
+
+def test_the_command_of_the_pod_s_filler_is_one_that_the_image_has() -> None:
+    scripts = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["scripts"]
+    spec = build_spec({"model": {"uri": "hf://org/base"}})
+    pod = build_job(spec, REF, 0, trainer=replace(TRAINER, model_cache="models"), reporting=None)["spec"]["template"]["spec"]
+    program, command = pod["initContainers"][0]["command"]
+    assert scripts[program] == f"{main.__module__}:{main.__name__}"
+    assert command == "fill"
 
 
 def test_without_locks_both_fetch_and_one_is_published(cache: ModelCache, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
