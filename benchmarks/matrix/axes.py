@@ -42,8 +42,30 @@ QUANTIZATIONS: Final[dict[str, Patch]] = {
 }
 """What the base is held in."""
 
-OBJECTIVES: Final[dict[str, Patch]] = {"sft": {}}
-"""What is learnt."""
+
+def _objective(name: str, data: str, steps: int = 20, **settings: Any) -> Patch:
+    held_out = {"eval": {"uri": f"file://{WORKSPACE}/eval.jsonl"}} if data == "train" else {"evalFraction": 0.1}
+    return {
+        "method": {"objective": name, **({name: settings} if settings else {})},
+        "dataset": {"uri": f"file://{WORKSPACE}/{data}.jsonl", **held_out},
+        "training": {"maxSteps": steps},
+    }
+
+
+WORKSPACE: Final = "{workspace}"
+"""Stands for the folder with model and data."""
+_SHORT: Final = {"name": "short", "type": "length", "maxTokens": 4}
+OBJECTIVES: Final[dict[str, Patch]] = {
+    "sft": _objective("sft", "train"),
+    "pretrain": _objective("pretrain", "texts"),
+    "distill": _objective("distill", "train", teacher={"uri": f"file://{WORKSPACE}/teacher"}),
+    "dpo": _objective("dpo", "pairs", 5),
+    "orpo": _objective("orpo", "pairs", 5),
+    "kto": _objective("kto", "labelled", 5),
+    "reward": _objective("reward", "pairs", 5),
+    "grpo": _objective("grpo", "prompts", 2, rewards=[_SHORT], numGenerations=4, maxCompletionLength=8),
+}
+"""What is learnt, and from which data."""
 
 PROCESSES: Final[dict[str, Patch]] = {"1 process": {}}
 """Over how many processes."""

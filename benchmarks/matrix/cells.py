@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.matrix.axes import AXES
+from benchmarks.matrix.axes import AXES, WORKSPACE
 from finetune_api.resource import SpecInvalid, parse_spec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.trainer_config import TrainerConfig
@@ -17,7 +17,6 @@ from finetune_trainer.interruption import Interruption
 from finetune_trainer.run import Run
 
 _TRAINING: dict[str, Any] = {
-    "maxSteps": 20,
     "learningRate": 1e-2,
     "lrScheduler": "constant",
     "perDeviceBatchSize": 4,
@@ -44,19 +43,21 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What became of a cell. One of the three is given."""
+    """What became of a cell. One of the four is given."""
 
     refused: str | None = None
     """Why a manifest like this is not taken."""
     failed: str | None = None
     """What went wrong although it was taken."""
     losses: tuple[float, float] | None = None
-    """Held-out loss before the first step and after the last one, in nats a token."""
+    """Held-out loss before the first step and after the last one, as the objective defines it."""
+    reward: float | None = None
+    """Of the objective grpo, whose loss says nothing: mean reward of its answers to held-out prompts in the end."""
 
     @property
     def as_promised(self) -> bool:
         """Whether it was refused with a reason, or learnt something."""
-        return self.refused is not None or (self.losses is not None and self.losses[1] < self.losses[0])
+        return self.refused is not None or self.reward is not None or (self.losses is not None and self.losses[1] < self.losses[0])
 
 
 def list_cells() -> Iterator[Cell]:
@@ -68,14 +69,15 @@ def build_manifest_spec(cell: Cell, workspace: Path) -> dict[str, Any]:
     """Return the FineTuneJob's spec of ``cell``, as a person would write it."""
     spec: dict[str, Any] = {
         "model": {"uri": f"file://{workspace}/model"},
-        "dataset": {"uri": f"file://{workspace}/train.jsonl", "eval": {"uri": f"file://{workspace}/eval.jsonl"}},
+        "evaluation": {"samples": {"count": 0}},
         "training": _TRAINING,
         "resources": {"gpus": 0},
         "output": {"uri": f"file://{workspace}/out/{cell.name}"},
     }
     for axis, choice in zip(AXES.values(), cell.choices, strict=True):
         spec = _merge(spec, axis[choice])
-    return spec
+    filled: dict[str, Any] = json.loads(json.dumps(spec).replace(WORKSPACE, str(workspace)))
+    return filled
 
 
 def check(cell: Cell, workspace: Path) -> FineTuneJobSpec | str:
@@ -114,7 +116,9 @@ def run_cells(cells: Iterable[Cell], workspace: Path, result: Path) -> None:
             logging.getLogger(__name__).exception("%s", cell.name)
             endings[cell.name] = {"failed": classify_exception(error)[1]}
         else:
-            endings[cell.name] = {"losses": [summary.metrics.base_eval_loss, summary.metrics.eval_loss]}
+            metrics = summary.metrics
+            learnt = spec.method.objective != "grpo"
+            endings[cell.name] = {"losses": [metrics.base_eval_loss, metrics.eval_loss]} if learnt else {"reward": metrics.eval_reward}
         result.write_text(json.dumps(endings))
     result.write_text(json.dumps(endings))
 
@@ -130,7 +134,9 @@ def prepare_and_run(cells: Iterable[Cell], workspace: Path, result: Path) -> Non
 def read_endings(result: Path) -> dict[str, Ending]:
     """Read what :func:`run_cells` wrote."""
     return {
-        name: Ending(ending.get("refused"), ending.get("failed"), tuple(ending["losses"]) if "losses" in ending else None)
+        name: Ending(
+            ending.get("refused"), ending.get("failed"), tuple(ending["losses"]) if "losses" in ending else None, ending.get("reward")
+        )
         for name, ending in json.loads(result.read_text()).items()
     }
 
