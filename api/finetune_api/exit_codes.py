@@ -37,6 +37,8 @@ class ExitCode(IntEnum):
     """The store failed, after retries, in reading or writing."""
     INTERRUPTED = 75
     """Asked to stop; a checkpoint is published, and the next pod resumes from it."""
+    PEER_LOST = 76
+    """Another process of the run has ended; what it ended by is what counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ OUTCOMES: Final[dict[ExitCode, Outcome]] = {
     ExitCode.LOSS_DIVERGED: Outcome(Reason.LOSS_DIVERGED, "never", "Lower training.learningRate, or look at the rows near the step named."),
     ExitCode.STORAGE_FAILED: Outcome(Reason.STORAGE_FAILED, "counted", "Check that the store answers and has room."),
     ExitCode.INTERRUPTED: Outcome(Reason.INTERRUPTED, "free", ""),
+    ExitCode.PEER_LOST: Outcome(Reason.PEER_LOST, "free", "See the other pods of the run."),
 }
 
 

@@ -69,6 +69,15 @@ ENV_PREFIX_TASK: Final = "FINETUNE_TASK_"
 ENV_PREFIX_TRACKER: Final = "FINETUNE_TRACKER_"
 """Likewise, of ``tracking``."""
 
+RENDEZVOUS_PORT: Final = 29400
+"""Port of the first pod of a run of several, where their processes meet."""
+ENV_NODE_RANK: Final = "JOB_COMPLETION_INDEX"
+"""Number of the pod, from 0, in a run of several: set by Kubernetes in the pods of an Indexed Job."""
+ENV_LOCAL_RANK: Final = "FINETUNE_LOCAL_RANK"
+"""Number of the process in its pod, from 0: set by the trainer for those that it starts."""
+INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
+"""On a pod of an Indexed Job: its number, from 0."""
+
 WORK_DIR: Final = "/work"
 """Scratch space of the trainer: an emptyDir that lives as long as the pod."""
 TOKEN_DIR: Final = "/var/run/secrets/finetune.dev/report"

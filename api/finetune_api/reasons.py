@@ -59,6 +59,8 @@ class Reason(StrEnum):
     """A pod failed; the next one follows within the budget."""
     INTERRUPTED = "Interrupted"
     """The pod was asked to stop (preemption, drain); the next one resumes."""
+    PEER_LOST = "PeerLost"
+    """Another process of a run of several ended; all begin anew from the last checkpoint."""
     STOPPING = "Stopping"
     """Suspended; the pod writes its last checkpoint."""
     SUSPENDED = "Suspended"

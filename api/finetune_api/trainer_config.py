@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import StoredModel
-from finetune_api.names import TOKEN_PATH, WORK_DIR
+from finetune_api.names import RENDEZVOUS_PORT, TOKEN_PATH, WORK_DIR
 from finetune_api.report import JobReference
 from finetune_api.spec.adapter import SPEC_RULES as ADAPTER_SPEC_RULES
 from finetune_api.spec.evaluation import EvaluationSpec
@@ -36,6 +36,24 @@ class DeviceConfig(StoredModel):
     """GPUs that the pod asked for."""
     allow_cpu: bool = False
     """Train on the CPU although GPUs were asked for: for development clusters that advertise GPUs they don't have."""
+
+
+class GroupConfig(StoredModel):
+    """The processes that train one run together: one for each GPU, or one in each pod where there are none."""
+
+    nodes: Annotated[int, Field(ge=1)]
+    """Pods of the run."""
+    processes: Annotated[int, Field(ge=1)] = 1
+    """Processes in each pod."""
+    address: str
+    """Where the first pod is reached by all."""
+    port: Annotated[int, Field(ge=1, le=65_535)] = RENDEZVOUS_PORT
+    """Port that its first process meets the others at."""
+
+    @property
+    def size(self) -> int:
+        """Processes in all."""
+        return self.nodes * self.processes
 
 
 class TrainerConfig(StoredModel):
@@ -69,5 +87,7 @@ class TrainerConfig(StoredModel):
     """How to report; absent in local runs."""
     model_cache: str | None = None
     """Root of a shared cache of base models, which is only read; absent without one."""
+    group: GroupConfig | None = None
+    """The processes that train together; absent where there is one alone."""
     work_dir: str = WORK_DIR
     """Scratch folder: downloads, prepared data, local checkpoints."""

@@ -20,7 +20,7 @@ from finetune_api.report import JobReference, TrainerReport
 from finetune_api.resource import FineTuneJob
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.summary import TrainerSummary, decode_summary
-from finetune_api.trainer_config import DeviceConfig, TrainerConfig
+from finetune_api.trainer_config import DeviceConfig, GroupConfig, TrainerConfig
 
 TRAINER_MODULE: Final = "finetune_trainer.main"
 LOG_LINES: Final = 200
@@ -45,6 +45,7 @@ def build_local_config(job: FineTuneJob, work_dir: Path, *, cpu: bool) -> Traine
     return TrainerConfig(
         job=JobReference(namespace=_NAMESPACE, name=name, uid=str(uid)),
         device=DeviceConfig(gpus=0 if cpu else spec.resources.gpus),
+        group=None if cpu or spec.resources.gpus <= 1 else GroupConfig(nodes=1, processes=spec.resources.gpus, address="127.0.0.1"),
         work_dir=str(work_dir),
         **shared,
     )

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_api.reasons import Reason
+from finetune_api.report import JobReference
 from finetune_api.trainer_config import ReportingConfig
+from finetune_operator.desired.group import build_service
 from finetune_operator.desired.job import build_job
-from finetune_operator.kube.client import JOBS, ApiError, KubeClient
+from finetune_operator.kube.client import JOBS, SERVICES, ApiError, KubeClient
 from finetune_operator.kube.store import Store
 from finetune_operator.kueue.workloads import WorkloadBook
 from finetune_operator.objects import controller_uid_of, name_of
@@ -79,6 +81,8 @@ class Actor:
             failures=observation.status.failures,
             grace_seconds=observation.grace_seconds,
         )
+        if observation.spec.resources.nodes > 1 and (refusal := await self._create_service(observation.ref)) is not None:
+            return refusal
         namespace, name = observation.ref.namespace, name_of(manifest)
         try:
             body = await self._client.create(JOBS, namespace, manifest)
@@ -97,4 +101,22 @@ class Actor:
         log.info(
             "job created", extra={"job": str(observation.ref.name), "namespace": namespace, "uid": observation.ref.uid, "attempt": attempt}
         )
+        return None
+
+    async def _create_service(self, ref: JobReference) -> Refusal | None:
+        """Create what names the pods of a run of several, before the first of them asks for another. An earlier attempt may have."""
+        manifest = build_service(ref)
+        try:
+            await self._client.create(SERVICES, ref.namespace, manifest)
+        except ApiError as error:
+            if error.transient:
+                raise
+            if not error.conflict:
+                diagnosis = diagnose_refusal(error.message)
+                return Refusal(diagnosis.reason, diagnosis.message)
+            body = await self._client.get(SERVICES, ref.namespace, name_of(manifest))
+            if controller_uid_of(body) != ref.uid:
+                name = name_of(manifest)
+                message = f"A Service named {name} exists and is not this run's. Delete it, and this run's Job is created."
+                return Refusal(Reason.NAME_TAKEN, message)
         return None

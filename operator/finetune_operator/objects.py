@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from finetune_api.names import TRAINER_CONTAINER
+from finetune_api.names import INDEX_LABEL, TRAINER_CONTAINER
 
 Object = Mapping[str, Any]
 
@@ -102,6 +102,12 @@ def seconds_until_lost(pod: Object, now: datetime) -> float | None:
 def is_lost(pod: Object, now: datetime) -> bool:
     """True of a pod that is gone with its node, whatever its status says."""
     return not is_over(pod) and seconds_until_lost(pod, now) == 0
+
+
+def index_of(pod: Object) -> int:
+    """Return the pod's number in a run of several, from 0; 0 of one alone."""
+    index = label_of(pod, INDEX_LABEL) or ""
+    return int(index) if index.isdecimal() else 0
 
 
 def is_over(pod: Object) -> bool:

@@ -128,7 +128,8 @@ class Reconciler:
         has ended meanwhile, nor twice by two operators. Where the attempt is claimed already (the operator died in between, or the
         Job was deleted by hand), a patch that changes nothing makes the same check and writes nothing.
         """
-        name = build_job_name(observation.ref.name, observation.ref.uid, attempt)
+        nodes = observation.spec.resources.nodes if observation.spec is not None else 1
+        name = build_job_name(observation.ref.name, observation.ref.uid, attempt, nodes=nodes)
         if observation.status.attempt == attempt and observation.status.job_name == name:
             await self._writer.write(observation.ref, observation.version, {"attempt": attempt})
             return observation

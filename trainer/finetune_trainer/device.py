@@ -14,10 +14,12 @@ class Device:
     kind: Literal["cpu", "cuda"]
     name: str
     """For people."""
+    index: int = 0
+    """Which of the GPUs that the pod sees."""
 
 
-def choose_device(config: DeviceConfig) -> Device:
-    """Return the GPU where one was asked for, else the processor, which needs no torch to be loaded.
+def choose_device(config: DeviceConfig, index: int = 0) -> Device:
+    """Return the GPU of this ``index`` where one was asked for, else the processor, which needs no torch to be loaded.
 
     :raises AcceleratorMissing: a GPU was asked for, CUDA finds none, and the configuration does not allow the processor instead.
     """
@@ -26,7 +28,10 @@ def choose_device(config: DeviceConfig) -> Device:
     import torch  # noqa: PLC0415  seconds to import; runs on the processor load it later, while they download
 
     if torch.cuda.is_available():
-        return Device("cuda", torch.cuda.get_device_name(0))
+        if index >= torch.cuda.device_count():
+            raise AcceleratorMissing(f"the pod asked for {config.gpus} GPUs, but CUDA finds {torch.cuda.device_count()} in this container")
+        torch.cuda.set_device(index)
+        return Device("cuda", torch.cuda.get_device_name(index), index)
     if config.allow_cpu:
         return Device("cpu", "cpu (simulated GPU)")
     built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"

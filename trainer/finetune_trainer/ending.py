@@ -66,7 +66,7 @@ def _first_line(error: BaseException) -> str:
 
 def build_failure(code: ExitCode, message: str) -> TrainerSummary:
     """Build the summary of a run that ended by ``code`` and knows nothing more."""
-    outcome = "interrupted" if code is ExitCode.INTERRUPTED else "failed"
+    outcome = "interrupted" if OUTCOMES[code].retry == "free" else "failed"
     return TrainerSummary(outcome=outcome, reason=OUTCOMES[code].reason, message=message[:_MESSAGE_MAX_CHARACTERS])
 
 

@@ -61,3 +61,9 @@ class Interrupted(TrainerError):
     """Asked to stop; a checkpoint is published, and the next pod resumes from it."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+class PeerLost(TrainerError):
+    """Another process of the run has ended, or never came."""
+
+    exit_code = ExitCode.PEER_LOST

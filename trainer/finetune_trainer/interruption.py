@@ -23,6 +23,8 @@ class Interruption:
         self._requested = threading.Event()
         self._leave: Callable[[], None] | None = None
         self._deferred = False
+        self._agree: Callable[[bool], bool] | None = None
+        self._agreed = False
 
     def install(self) -> None:
         """Take over SIGTERM and SIGINT. Call it from the main thread."""
@@ -41,8 +43,23 @@ class Interruption:
 
     @property
     def requested(self) -> bool:
-        """Whether the run was asked to stop."""
+        """Whether the run was asked to stop, and in a run of several processes whether all of them know."""
+        return self._requested.is_set() if self._agree is None else self._agreed
+
+    @property
+    def asked(self) -> bool:
+        """Whether this process was asked to stop, known to the others or not."""
         return self._requested.is_set()
+
+    def agree_by(self, agree: Callable[[bool], bool]) -> None:
+        """Take a request for one only once :meth:`poll` has found that some process has it, by ``agree``, which asks all of them."""
+        self._agree = agree
+
+    def poll(self) -> bool:
+        """Return :attr:`requested`, having asked the other processes: all must do so at the same point."""
+        if self._agree is not None and not self._agreed:
+            self._agreed = self._agree(self._requested.is_set())
+        return self.requested
 
     def request(self) -> None:
         """Ask the run to stop, as a signal does."""

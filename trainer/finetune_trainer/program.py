@@ -14,7 +14,9 @@ from finetune_api.summary import TrainerSummary
 from finetune_trainer.configuration import read_config
 from finetune_trainer.ending import ENV_TERMINATION_MESSAGE, build_failure, classify_exception, write_summary
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.group import Group
 from finetune_trainer.interruption import Interruption
+from finetune_trainer.launch import needs_launch, run_processes
 from finetune_trainer.logs import ENV_FORMAT, set_up_logging
 from finetune_trainer.run import Run
 
@@ -41,18 +43,25 @@ def run_program(arguments: Sequence[str], interruption: Interruption) -> NoRetur
         os.environ.setdefault(name, value)
     set_up_logging()
     run: Run | None = None
+    group: Group | None = None
     try:
         config = read_config(options.config, os.environ)
         set_up_logging(config.job, config.attempt)
-        run = Run(config, interruption, os.environ)
+        if config.group is not None and needs_launch(config, os.environ):
+            code, summary = run_processes(config, config.group, interruption)
+            _end(code, summary)
+        group = Group(config.group, os.environ, lambda words: _lose(run, words))
+        run = Run(config, interruption, os.environ, group)
         started = run
-        interruption.leave_by(lambda: _leave(started))
+        interruption.leave_by(lambda: _leave(started, group))
         summary = run.execute()
         code = ExitCode.COMPLETED
     except KeyboardInterrupt:  # unreachable once the signals are taken over; kept for a caller that has not
         code, summary = ExitCode.INTERRUPTED, build_failure(ExitCode.INTERRUPTED, "interrupted")
     except BaseException as error:  # whatever happens, the pod leaves a last word
         code, message = classify_exception(error)
+        if group is not None:
+            code = group.choose_code(code)
         if isinstance(error, TrainerError):
             logger.error("%s: %s", OUTCOMES[code].reason, message)  # noqa: TRY400  foreseen: a traceback would hide the words
         else:
@@ -61,9 +70,15 @@ def run_program(arguments: Sequence[str], interruption: Interruption) -> NoRetur
     _end(code, summary)
 
 
-def _leave(run: Run) -> None:
+def _lose(run: Run | None, words: str) -> None:
+    """End at once: another process of the run has ended."""
+    logger.warning("%s: %s", OUTCOMES[ExitCode.PEER_LOST].reason, words)
+    _end(ExitCode.PEER_LOST, build_failure(ExitCode.PEER_LOST, words) if run is None else run.summarise_end(ExitCode.PEER_LOST, words))
+
+
+def _leave(run: Run, group: Group) -> None:
     """End at once: the run was asked to stop when it had nothing to save."""
-    code = ExitCode.INTERRUPTED
+    code = group.choose_code(ExitCode.INTERRUPTED)
     _end(code, run.summarise_end(code, "asked to stop before the first step; there was nothing new to save"))
 
 

@@ -8,6 +8,7 @@ from finetune_api.base import ApiModel
 from finetune_api.rules import Rule, UniqueBy
 from finetune_api.spec.adapter import SPEC_RULES as ADAPTER_SPEC_RULES
 from finetune_api.spec.evaluation import EvaluationSpec
+from finetune_api.spec.group import GROUP_SPEC_RULES
 from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.objective import OBJECTIVE_SPEC_RULES
 from finetune_api.spec.output import OutputSpec
@@ -34,6 +35,7 @@ class FineTuneJobSpec(ApiModel):
     rules = (
         *ADAPTER_SPEC_RULES,
         *OBJECTIVE_SPEC_RULES,
+        *GROUP_SPEC_RULES,
         Rule(
             cel="self.method.quantization.computeDtype != 'float16' || self.resources.gpus > 0",
             holds=lambda spec: spec.method.quantization.compute_dtype != "float16" or spec.resources.gpus > 0,

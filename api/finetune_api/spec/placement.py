@@ -8,6 +8,7 @@ from finetune_api.base import ApiModel
 from finetune_api.gpus import GPU_RESOURCE
 from finetune_api.quantity import CpuQuantity, MemoryQuantity
 from finetune_api.rules import Obeys, Rule, UniqueBy
+from finetune_api.spec.group import MAX_GPUS, MAX_NODES
 from finetune_api.spec.source import DnsName, SecretReference
 
 _DOMAIN = "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
@@ -82,10 +83,12 @@ class ResourcesSpec(ApiModel):
         ),
     )
 
-    gpus: Annotated[int, Field(ge=0, le=1)] = 1
-    """GPUs of the run; 0 trains on the CPU."""
-    nodes: Annotated[int, Field(ge=1, le=1)] = 1
-    """Nodes (pods) of the run."""
+    gpus: Annotated[int, Field(ge=0, le=MAX_GPUS)] = 1
+    """GPUs of each pod of the run; 0 trains on the CPU."""
+    nodes: Annotated[int, Field(ge=1, le=MAX_NODES)] = 1
+    """Pods of the run, each with `gpus` of its own, in which the model is trained together: a step learns `perDeviceBatchSize` times
+    `gradientAccumulationSteps` examples in each process. All start, stop and begin anew together. There is one process for each GPU, or
+    one in each pod without GPUs. `onOutOfMemory: stepDown` is for one process alone: a run of several fails."""
     gpu_resource: ResourceName = GPU_RESOURCE
     """Extended resource that a GPU is asked for by: `nvidia.com/gpu`, a MIG profile such as `nvidia.com/mig-3g.40gb`, or a share such
     as `nvidia.com/gpu.shared` (time-slicing or MPS)."""

@@ -73,6 +73,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
+# The headless Service of a run of several pods; deleted with its owner.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, create]
 {{- if .Values.kueue.enabled }}
 # Kueue's verdicts are read; a run that its user suspends or resumes is taken out of its queue or put back, by `spec.active`.
 - apiGroups: [kueue.x-k8s.io]

@@ -3,6 +3,7 @@
 from finetune_api.report import JobReference
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.trainer_config import DeviceConfig, ReportingConfig, TrainerConfig
+from finetune_operator.desired.group import build_group
 
 
 def build_trainer_config(
@@ -19,6 +20,7 @@ def build_trainer_config(
         evaluation=spec.evaluation,
         tracking=spec.tracking,
         output=spec.output,
-        device=DeviceConfig(gpus=spec.resources.gpus * spec.resources.nodes, allow_cpu=simulated_gpus),
+        device=DeviceConfig(gpus=spec.resources.gpus, allow_cpu=simulated_gpus),
         reporting=reporting,
+        group=build_group(spec, job, attempt),
     )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from finetune_api.exit_codes import codes_with_retry
+from finetune_api.exit_codes import ExitCode, codes_with_retry
 from finetune_api.names import (
     API_VERSION,
     KIND,
@@ -21,7 +21,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.trainer_config import ReportingConfig
 from finetune_operator.desired.config import build_trainer_config
 from finetune_operator.desired.model_cache import add_model_cache, uses_model_cache
-from finetune_operator.desired.names import build_job_name
+from finetune_operator.desired.names import build_job_name, build_service_name
 from finetune_operator.desired.pod import build_pod_spec
 from finetune_operator.settings import TrainerSettings
 
@@ -67,27 +67,31 @@ def build_job(
         job_labels[LABEL_QUEUE_NAME] = queue
     if spec.scheduling.workload_priority_class_name is not None:
         job_labels[LABEL_WORKLOAD_PRIORITY] = spec.scheduling.workload_priority_class_name
+    nodes = spec.resources.nodes
     job_spec: Manifest = {
         "backoffLimit": max(0, spec.backoff_limit - failures),
-        "completions": 1,
-        "parallelism": 1,
+        "completions": nodes,
+        "parallelism": nodes,
         # A queue admits the Job by lifting its suspension.
         "suspend": queue is not None,
         # The next trainer must not start while the last one may still write.
         "podReplacementPolicy": "Failed",
-        "podFailurePolicy": {"rules": build_failure_rules()},
+        "podFailurePolicy": {"rules": build_failure_rules(alone=config.group is None)},
         "template": {
             "metadata": {"labels": labels},
             "spec": add_model_cache(pod, trainer.model_cache) if cached else pod,
         },
     }
+    if nodes > 1:
+        job_spec["completionMode"] = "Indexed"
+        job_spec["template"]["spec"]["subdomain"] = build_service_name(owner.uid)
     if spec.active_deadline_seconds is not None:
         job_spec["activeDeadlineSeconds"] = spec.active_deadline_seconds
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": build_job_name(owner.name, owner.uid, attempt),
+            "name": build_job_name(owner.name, owner.uid, attempt, nodes=nodes),
             "namespace": owner.namespace,
             "labels": job_labels,
             "ownerReferences": [
@@ -104,14 +108,18 @@ def queue_of(spec: FineTuneJobSpec | None, default: str) -> str | None:
     return (spec.scheduling.queue_name if spec is not None else None) or default or None
 
 
-def build_failure_rules() -> list[Manifest]:
-    """Return the pod failure policy that follows from the trainer's exit codes. The first rule that fits decides."""
+def build_failure_rules(*, alone: bool = True) -> list[Manifest]:
+    """Return the pod failure policy that follows from the trainer's exit codes. The first rule that fits decides.
+
+    :param alone: the trainer is one process: there is no other that it could lose.
+    """
+    free = [code for code in codes_with_retry("free") if not (alone and code == ExitCode.PEER_LOST)]
 
     def on_exit(action: str, codes: list[int]) -> Manifest:
         return {"action": action, "onExitCodes": {"containerName": TRAINER_CONTAINER, "operator": "In", "values": codes}}
 
     return [
         on_exit("FailJob", codes_with_retry("never")),
-        on_exit("Ignore", codes_with_retry("free")),
+        on_exit("Ignore", free),
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from finetune_api.names import ANNOTATION_DEACTIVATED, LABEL_QUEUE_NAME, LABEL_WORKLOAD_PRIORITY
+from finetune_api.names import ANNOTATION_DEACTIVATED, LABEL_ATTEMPT, LABEL_QUEUE_NAME, LABEL_WORKLOAD_PRIORITY
 from finetune_operator.objects import (
     Object,
     holds,
@@ -19,10 +19,15 @@ from finetune_operator.objects import (
     uid_of,
 )
 from finetune_operator.observation import Observation
+from finetune_operator.status.outcome import compute_pod_outcome, count_crashes
 from finetune_operator.status.queueing import is_deactivated, is_preempted
 
 MAX_INTERRUPTIONS: Final = 2
 """Interruptions of one Job before the run goes on in another: the wait after the first is 10 s, after the second it would be 20 s."""
+
+FIRST_WAIT_SECONDS: Final = 10.0
+MAX_WAIT_SECONDS: Final = 600.0
+"""Shortest and longest wait of a failed group for its next attempt, as the Job's controller makes a single pod wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,8 @@ def _plan_next_attempt(observation: Observation, now: datetime) -> Plan:
     if observation.spec.suspend or stopping:
         return Plan(look_again_in=_look_for_lost(stopping, now))
     claimed, existing = observation.status.attempt or 0, observation.attempt
+    if any(label_of(pod, LABEL_ATTEMPT) == str(claimed) and is_lost(pod, now) and _is_group(observation) for pod in observation.leftovers):
+        claimed += 1  # the lost pod still has its name, by which the next one of its number would be found
     # An attempt without a Job was claimed and not made, or its Job was deleted by hand: it is made (again), under the same name.
     return Plan((CreateJob(claimed if existing is None else max(existing + 1, claimed)),))
 
@@ -101,11 +108,15 @@ def _plan_for_job(observation: Observation, job: Object, now: datetime) -> Plan:
         return Plan()
     alive = [pod for pod in (*observation.pods, *observation.leftovers) if not is_over(pod)]
     if not spec.suspend and _needs_new_job(observation, job, now):
+        if any(not is_lost(pod, now) for pod in alive):
+            # Of a group with a pod lost, the others are asked to stop; the next attempt follows when they have.
+            return Plan((DeleteJob(name_of(job), uid_of(job)),), look_again_in=_look_for_lost(alive, now))
         # The old Job goes first: until then it may make a pod of its own.
         attempt = max(observation.attempt or 0, observation.status.attempt or 0) + 1
         return Plan((DeleteJob(name_of(job), uid_of(job)), CreateJob(attempt)))
     actions = _plan_held_job(observation, job) if is_held(observation, job) else _plan_own_job(observation, job)
-    return Plan(actions, look_again_in=_look_for_lost(alive, now))
+    waits = [seconds for seconds in (_look_for_lost(alive, now), _seconds_until_retry(observation, job, now)) if seconds]
+    return Plan(actions, look_again_in=min(waits, default=None))
 
 
 def _look_for_lost(pods: list[Object], now: datetime) -> float | None:
@@ -168,11 +179,16 @@ def _needs_new_job(observation: Observation, job: Object, now: datetime) -> bool
     alive = [pod for pod in observation.pods if not is_over(pod)]
     if alive:
         # Lost pods of former Jobs are beside the point: this Job does not wait for them.
-        return all(is_lost(pod, now) for pod in alive)
+        # A group is lost with any of its pods.
+        return (any if _is_group(observation) else all)(is_lost(pod, now) for pod in alive)
     if any(not is_lost(pod, now) for pod in observation.leftovers):
         return False
     status = observation.status
-    if status.attempt != observation.attempt or status.pod is None or status.pod.end_time is None or not status.attempt_interruptions:
+    if status.attempt != observation.attempt or status.pod is None or status.pod.end_time is None:
+        return False
+    if _seconds_until_retry(observation, job, now) == 0:
+        return True
+    if not status.attempt_interruptions:
         return False
     if is_held(observation, job):
         # Only after a preemption: any other new Job would lose quota, or what Kueue keeps count of.
@@ -181,7 +197,31 @@ def _needs_new_job(observation: Observation, job: Object, now: datetime) -> bool
             return False
     grace = job["spec"].get("template", {}).get("spec", {}).get("terminationGracePeriodSeconds")
     too_short = grace is not None and observation.grace_seconds is not None and observation.grace_seconds > grace
-    return too_short or status.attempt_interruptions >= MAX_INTERRUPTIONS
+    return too_short or status.attempt_interruptions >= (1 if _is_group(observation) else MAX_INTERRUPTIONS)
+
+
+def _is_group(observation: Observation) -> bool:
+    """True of a run of several pods. All of them end together, each one counts for the Job's wait, and it doubles with each."""
+    return observation.spec is not None and observation.spec.resources.nodes > 1
+
+
+def _seconds_until_retry(observation: Observation, job: Object, now: datetime) -> float | None:
+    """Return in how many seconds a group that failed goes on in a new Job (0: now), or None where it does not.
+
+    The wait is that of a Job of one pod: 10 s after the first failure, twice as long after each further one.
+    """
+    status = observation.status
+    if not _is_group(observation) or is_held(observation, job) or not observation.pods or not all(map(is_over, observation.pods)):
+        return None
+    if status.pod is None or status.pod.end_time is None or status.attempt != observation.attempt:
+        return None
+    outcomes = [compute_pod_outcome(pod) for pod in observation.pods]
+    crashes = sum(outcome is not None and outcome.retry == "counted" for outcome in outcomes)
+    ends = any(outcome is not None and outcome.retry == "never" for outcome in outcomes)
+    if not crashes or ends or count_crashes(observation) > job["spec"]["backoffLimit"]:
+        return None
+    wait: float = min(MAX_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** max(0, status.failures - 1))
+    return max(0.0, wait - (now - status.pod.end_time).total_seconds())
 
 
 def _plan_after_the_end(observation: Observation, now: datetime) -> Plan:

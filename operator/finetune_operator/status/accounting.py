@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from finetune_api.status import FineTuneJobStatus, PodReference
-from finetune_operator.objects import Object, has_started, is_lost, is_over, name_of, parse_time, trainer_status_of, uid_of
+from finetune_operator.objects import Object, has_started, index_of, is_lost, is_over, name_of, parse_time, trainer_status_of, uid_of
 from finetune_operator.status.outcome import compute_pod_outcome
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -27,6 +27,8 @@ class Account:
 def compute_account(previous: FineTuneJobStatus, pods: Sequence[Object], gpus: int, *, now: datetime, stopped: bool) -> Account:
     """Bring the account up to date with ``pods``, oldest first.
 
+    Of a run of several pods, the first one's are taken for the group: a failure of any is the group's.
+
     A pod that ran and can't be seen any more is taken to have ended when the next one started, or ``now`` if the run has ``stopped``.
     """
     account = Account(
@@ -38,19 +40,52 @@ def compute_account(previous: FineTuneJobStatus, pods: Sequence[Object], gpus: i
         previous.failures,
         previous.interruptions,
     )
-    seen = {uid_of(pod): pod for pod in pods}
-    new = _newer_than(account.pod, sorted((pod for pod in pods if has_started(pod)), key=_age))
+    leaders = [pod for pod in pods if index_of(pod) == 0]
+    groups = _Groups(leaders, [pod for pod in pods if index_of(pod) != 0], now)
+    seen = {uid_of(pod): pod for pod in leaders}
+    new = _newer_than(account.pod, sorted((pod for pod in leaders if has_started(pod)), key=_age))
     if account.pod is not None:
         last = seen.get(account.pod.uid)
-        ended = _end_of(last, now) if last is not None else now if stopped else None
-        account = _close(account, ended or (_start_of(new[0]) if new else None), gpus, last)
+        ended = groups.end_of(last) if last is not None else now if stopped else None
+        account = _close(account, ended or (_start_of(new[0]) if new else None), gpus, groups.members(last))
     for index, pod in enumerate(new):
         reference = PodReference(name=name_of(pod), uid=uid_of(pod), node_name=pod["spec"].get("nodeName"), start_time=_start_of(pod))
         restarts = account.restarts + (account.pod is not None)
         account = replace(account, pod=reference, restarts=restarts, start_time=account.start_time or reference.start_time)
-        ended = _end_of(pod, now) or (_start_of(new[index + 1]) if index + 1 < len(new) else None)
-        account = _close(account, ended, gpus, pod)
+        ended = groups.end_of(pod) or (_start_of(new[index + 1]) if index + 1 < len(new) else None)
+        account = _close(account, ended, gpus, groups.members(pod))
     return account
+
+
+class _Groups:
+    """The pods of each generation of a run of several: those that ended between the creation of one first pod and that of the next.
+
+    :param leaders: the first pods, oldest first.
+    """
+
+    def __init__(self, leaders: Sequence[Object], others: Sequence[Object], now: datetime) -> None:
+        self._leaders = leaders
+        self._others = others
+        self._now = now
+
+    def members(self, leader: Object | None) -> list[Object]:
+        """Return ``leader`` and the others that ended in its generation."""
+        if leader is None:
+            return []
+        begins = [_creation_of(pod) for pod in self._leaders]
+        index = [uid_of(pod) for pod in self._leaders].index(uid_of(leader))
+        first = _EPOCH if index == 0 else begins[index]
+        last = begins[index + 1] if index + 1 < len(begins) else None
+        ends = [(pod, _end_of(pod, self._now)) for pod in self._others]
+        return [leader, *(pod for pod, end in ends if end is not None and first <= end and (last is None or end < last))]
+
+    def end_of(self, leader: Object) -> datetime | None:
+        """Return when ``leader`` ended; None while it is not over, or another that ran beside it is not: how that one ends may be why."""
+        end = _end_of(leader, self._now)
+        if end is None:
+            return None
+        running = any(_end_of(pod, self._now) is None and _creation_of(pod) <= end for pod in self._others)
+        return None if running else end
 
 
 def _newer_than(last: PodReference | None, ran: list[Object]) -> list[Object]:
@@ -93,20 +128,21 @@ def _end_of(pod: Object, now: datetime) -> datetime | None:
     return parse_time(ended.get("finishedAt")) or now
 
 
-def _close(account: Account, ended: datetime | None, gpus: int, body: Object | None) -> Account:
+def _close(account: Account, ended: datetime | None, gpus: int, bodies: Sequence[Object]) -> Account:
     pod = account.pod
     if pod is None or ended is None or pod.end_time is not None:
         return account
     seconds = max(0, round((ended - pod.start_time).total_seconds())) if pod.start_time is not None else 0
     closed = pod.model_copy(update={"end_time": ended})
-    outcome = compute_pod_outcome(body) if body is not None else None
+    outcomes = [compute_pod_outcome(body) for body in bodies] or [None]
     # A pod that went without a word of how was deleted or lost: the Job's controller counts no failure either.
-    retry = outcome.retry if outcome is not None else "free"
+    retries = [outcome.retry if outcome is not None else "free" for outcome in outcomes]
+    failures = retries.count("counted")
     return replace(
         account,
         pod=closed,
         gpu_seconds=account.gpu_seconds + gpus * seconds,
         running_seconds=account.running_seconds + seconds,
-        failures=account.failures + (retry == "counted"),
-        interruptions=account.interruptions + (retry == "free"),
+        failures=account.failures + failures,
+        interruptions=account.interruptions + (failures == 0 and retries[0] == "free" and "never" not in retries[1:]),
     )

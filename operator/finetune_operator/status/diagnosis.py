@@ -8,7 +8,7 @@ from typing import Final
 from finetune_api.names import MODEL_CACHE_CONTAINER
 from finetune_api.reasons import Reason
 from finetune_api.status import Phase
-from finetune_operator.objects import Object, condition_of, has_started, holds, is_lost, is_over, name_of, trainer_status_of
+from finetune_operator.objects import Object, condition_of, has_started, holds, index_of, is_lost, is_over, name_of, trainer_status_of
 from finetune_operator.observation import Observation
 from finetune_operator.status.outcome import budget_of, compute_pod_outcome, count_crashes
 from finetune_operator.status.queueing import describe_eviction, diagnose_queue
@@ -101,7 +101,20 @@ def _diagnose(observation: Observation, now: datetime | None) -> Diagnosis:
 def _current_pod(observation: Observation) -> Object | None:
     alive = [pod for pod in observation.pods if not is_over(pod)]
     candidates = alive or list(observation.pods)
-    return candidates[-1] if candidates else None
+    if len(candidates) < 2 or observation.spec is None or observation.spec.resources.nodes == 1:
+        return candidates[-1] if candidates else None
+    if alive:  # a group is as far as the last of its pods, and otherwise its first one speaks for it
+        return min(reversed(alive), key=lambda pod: (_stage_of(pod), index_of(pod)))
+    # the one whose end is counted is why the others ended
+    outcomes = [(pod, compute_pod_outcome(pod)) for pod in candidates]
+    guilty = [pod for pod, outcome in outcomes if outcome is not None and outcome.retry == "counted"]
+    return (guilty or [pod for pod in candidates if index_of(pod) == 0] or candidates)[-1]
+
+
+def _stage_of(pod: Object) -> int:
+    if "deletionTimestamp" in pod["metadata"]:
+        return 2
+    return 3 if has_started(pod) else 1 if pod["spec"].get("nodeName") else 0
 
 
 def _diagnose_pod(pod: Object, observation: Observation) -> Diagnosis:

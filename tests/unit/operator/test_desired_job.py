@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from finetune_api.exit_codes import OUTCOMES, ExitCode
 from finetune_api.names import ENV_CONFIG, ENV_PREFIX_MODEL, LABEL_QUEUE_NAME, MANAGED_BY, MODEL_CACHE_ROOT
 from finetune_api.report import JobReference
 from finetune_api.trainer_config import ReportingConfig
+from finetune_operator.desired.group import build_service
 from finetune_operator.desired.job import build_failure_rules, build_job
-from finetune_operator.desired.names import build_job_name
+from finetune_operator.desired.names import build_job_name, build_service_name
 from finetune_operator.settings import TrainerSettings
 from tests.support.manifests import Manifest
 from tests.support.pod_security import find_violations
@@ -51,6 +53,8 @@ CASES: dict[str, Manifest] = {
         "method": {"objective": "distill", "distill": {"teacher": {"uri": "pvc://teachers/large"}}},
         "output": {"uri": "pvc://shared/out"},
     },
+    "several-gpus": {"resources": {"gpus": 4}},
+    "several-nodes": {"resources": {"gpus": 2, "nodes": 3}, "pod": {"env": [{"name": "NCCL_SOCKET_IFNAME", "value": "eth0"}]}},
     "queue": {"scheduling": {"queueName": "team-a", "priorityClassName": "research"}, "activeDeadlineSeconds": 3600, "backoffLimit": 0},
     "overlay": {
         "model": SECRET,
@@ -134,7 +138,10 @@ def _action_on(exit_code: int, *, disrupted: bool, rules: list[Manifest]) -> str
 @pytest.mark.parametrize("code", [code for code in ExitCode if code is not ExitCode.COMPLETED], ids=lambda code: code.name)
 def test_the_failure_policy_is_the_table_of_exit_codes(code: ExitCode) -> None:
     expected = {"never": "FailJob", "free": "Ignore", "counted": "Count"}[OUTCOMES[code].retry]
-    assert _action_on(code, disrupted=False, rules=build_failure_rules()) == expected
+    assert _action_on(code, disrupted=False, rules=build_failure_rules(alone=False)) == expected
+    # One process alone has no other to lose, and its Job's policy stays what it was.
+    alone = "Count" if code is ExitCode.PEER_LOST else expected
+    assert _action_on(code, disrupted=False, rules=build_failure_rules()) == alone
 
 
 @pytest.mark.parametrize(
@@ -215,3 +222,29 @@ def test_settings_reach_the_pod() -> None:
     pod = build_job(build_spec(), REF, 0, trainer=trainer, reporting=None)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert (container["image"], container["imagePullPolicy"], pod["terminationGracePeriodSeconds"]) == ("trainer:2", "Always", 42)
+
+
+@given(name=JOB_NAMES, uid=UIDS, nodes=st.integers(2, 64))
+def test_the_pods_of_several_nodes_have_names_that_are_hosts(name: str, uid: str, nodes: int) -> None:
+    """Kubernetes refuses an Indexed Job whose pods' names are not labels of DNS."""
+    last = f"{build_job_name(name, uid, 12, nodes=nodes)}-{nodes - 1}"
+    assert len(last) <= 63
+    assert re.fullmatch("[a-z0-9]([-a-z0-9]*[a-z0-9])?", last)
+
+
+@given(uid=UIDS)
+def test_the_service_s_name_begins_with_a_letter(uid: str) -> None:
+    assert re.fullmatch("[a-z][-a-z0-9]{0,62}", build_service_name(uid))
+
+
+def test_processes_are_told_where_the_first_pod_of_their_attempt_is() -> None:
+    spec = build_spec({"resources": {"gpus": 2, "nodes": 3}})
+    job = build_job(spec, REF, 4, trainer=TRAINER, reporting=None)
+    pod = job["spec"]["template"]["spec"]
+    config = next(json.loads(each["value"]) for each in pod["containers"][0]["env"] if each["name"] == "FINETUNE_CONFIG")
+    service = build_service(REF)
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    address = f"{job['metadata']['name']}-0.{service['metadata']['name']}.{NAMESPACE}.svc"
+    assert config["group"] == {"nodes": 3, "processes": 2, "address": address, "port": service["spec"]["ports"][0]["port"]}

@@ -124,7 +124,7 @@ def load_model(
                 dtype=torch.float32 if trains_all else _DTYPES[spec.compute_dtype],
                 quantization_config=None if quantized else build_quantization_config(spec, scores=scores),
                 # None: bitsandbytes and the trainer place it on the processor by themselves
-                device_map={"": 0} if device.kind == "cuda" else None,
+                device_map={"": device.index} if device.kind == "cuda" else None,
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,

@@ -80,7 +80,8 @@ class RunCallback(TrainerCallback):
             control.should_save = False  # nothing to go back to
         if state.global_step >= state.max_steps:
             control.should_log = True
-        if self._interruption.requested:
+        if self._interruption.poll():
+            self._trainer.group.part()  # all stop: whoever has nothing more to save ends first
             logger.info("asked to stop: step %d is done, saving", state.global_step)
             control.should_log = control.should_save = control.should_training_stop = True
             control.should_evaluate = False
@@ -153,6 +154,10 @@ class RunCallback(TrainerCallback):
         """A checkpoint lies in the local folder: complete it and bring it to the store."""
         del control, others
         folder = Path(args.output_dir or "", f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        if not self._trainer.group.leads:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._progress.checkpoint_step = state.global_step  # if the first process can't bring it to the store, it says so itself
+            return
         values = {name: value for name in MEASURED if (value := self._progress.get(name)) is not None and math.isfinite(value)}
         self._survival.losses, self._survival.spikes = self._trainer.guard.losses, self._trainer.guard.spikes
         if self._best.is_dir():

@@ -32,5 +32,5 @@ def build_judge(
         conversational=written.conversational,
         instruction=examples.format == "instruction" and not written.conversational,
         stop_ids=sorted(written.stop_ids),
-        stop_requested=lambda: interruption.requested,
+        stop_requested=lambda: interruption.asked,
     )

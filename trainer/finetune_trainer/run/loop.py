@@ -11,6 +11,7 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from finetune_trainer.errors import LossDiverged
+from finetune_trainer.group import Group
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.run.survival import SpikeGuard
 
@@ -22,6 +23,7 @@ class EvaluationStopped(Exception):
 class RunLoop:
     """Mixed into one of TRL's trainers for one run. Steps are computed exactly as TRL does.
 
+    :param group: the processes that compute each step together.
     :param guard: told the loss of each step; without one only a loss that is not finite counts as diverged.
     """
 
@@ -33,8 +35,16 @@ class RunLoop:
     lr_scheduler: Any
     accelerator: Any
 
-    def __init__(self, *, interruption: Interruption, guard: SpikeGuard | None = None, **options: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *,
+        interruption: Interruption,
+        guard: SpikeGuard | None = None,
+        group: Group | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
         self._interruption = interruption
+        self.group = group or Group(None, {})
         self.guard = guard or SpikeGuard(None)
         self._loss_of_step = 0.0
         self._rate_factor = 1.0
@@ -74,7 +84,7 @@ class RunLoop:
 
         :raises LossDiverged: the loss has leapt, and stays there.
         """
-        loss, self._loss_of_step = self._loss_of_step, 0.0
+        loss, self._loss_of_step = self.group.sum(self._loss_of_step) / self.group.size, 0.0
         if self.guard.observe(loss):
             raise LossDiverged(
                 f"the loss is {loss:.4g} at step {self.state.global_step} of {self.state.max_steps}, and was above "
@@ -105,13 +115,22 @@ class RunLoop:
 
     def prediction_step(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
         """One forward pass on held-out data."""
-        if self._interruption.requested:
+        if self._interruption.poll():
             raise EvaluationStopped
         return super().prediction_step(*args, **options)  # type: ignore[misc]
 
     def _save_checkpoint(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
         self.saving_begun = time.monotonic()
         super()._save_checkpoint(*args, **options)  # type: ignore[misc]
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save every process's random numbers: the library leaves those of the other pods on their own disks."""
+        super()._save_rng_state(output_dir)  # type: ignore[misc]
+        if self.group.meets:
+            own = Path(output_dir, f"rng_state_{self.group.rank}.pth")
+            for rank, content in enumerate(self.group.gather(own.read_bytes())):
+                if self.group.leads:
+                    own.with_name(f"rng_state_{rank}.pth").write_bytes(content)
 
     def create_model_card(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
         """Write none: the published adapter has one of its own."""

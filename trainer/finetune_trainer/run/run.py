@@ -25,6 +25,7 @@ from finetune_trainer.errors import Interrupted, OutOfMemory, StorageFailed
 from finetune_trainer.evaluation import Evaluation, Judge, load_tasks
 from finetune_trainer.evaluation.judge import When
 from finetune_trainer.exporting.gguf_support import check_gguf
+from finetune_trainer.group import Group
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import quieten_libraries
 from finetune_trainer.reporting import Reporter
@@ -51,12 +52,14 @@ class Run:
     :param environ: where credentials are read from.
     """
 
-    def __init__(self, config: TrainerConfig, interruption: Interruption, environ: Mapping[str, str]) -> None:
+    def __init__(self, config: TrainerConfig, interruption: Interruption, environ: Mapping[str, str], group: Group | None = None) -> None:
         self.config = config
         self.progress = RunProgress(config.job, likelihood=config.method.objective in LIKELIHOOD_OBJECTIVES)
         self._interruption = interruption
         self._environ = environ
         self._folder = Path(config.work_dir, config.job.uid)
+        self._group = group or Group(config.group, environ)
+        self._own_folder = self._folder / f"process-{self._group.local_rank}" if self._group.local_rank else self._folder
         self._versions = collect_versions()
         self._base: FetchedModel | None = None
         self._judge: Judge | None = None
@@ -68,8 +71,10 @@ class Run:
     def execute(self) -> TrainerSummary:
         """Train and publish, or find that it is done already. Every failure is an exception: see :mod:`finetune_trainer.ending`."""
         try:
-            with Reporter(self.config.reporting, self.progress.build_report) as reporter:
+            with Reporter(self.config.reporting if self._group.leads else None, self.progress.build_report) as reporter:
                 summary = self._execute(reporter)
+                if self._group.leads:
+                    self._group.tell_done()
                 self._close_trackers("completed", summary.artifacts)
                 return summary
         except BaseException as error:
@@ -88,21 +93,30 @@ class Run:
 
     def _execute(self, reporter: Reporter) -> TrainerSummary:  # noqa: PLR0915  the run from top to bottom
         config = self.config
-        device = choose_device(config.device)
+        device = choose_device(config.device, self._group.local_rank)
         self.progress.device = device.name
         reporter.notify()
         output = open_store(config.output.uri, "output", self._credentials(ENV_PREFIX_OUTPUT), config.output.endpoint_url)
         checkpoints = CheckpointStore(output, config.job.uid)
-        self._tracking = RunTracking(config, output, self._folder / "tracking", self._environ)
+        if self._group.leads:
+            self._tracking = RunTracking(config, output, self._folder / "tracking", self._environ)
         if (finished := find_finished(output, config.job.uid, self._result_kind)) is not None:
             artifact, manifest = finished
             logger.info("this run has published its %s already: %s", self._result_kind, artifact.uri)
+            if not self._group.leads:
+                return self._summarise_part()
             self._delete_checkpoints(checkpoints)
             self.progress.total_steps = manifest.total_steps
             self.progress.restore(manifest.step, config.training.epochs, 0, [], {})
             return self._summarise_completion(
                 self._export(output, finished), Metrics.model_validate({**manifest.metrics, "tasks": manifest.tasks})
             )
+
+        if not self._group.meet("nccl" if device.kind == "cuda" else "gloo", lambda: self._is_finished(output)):
+            return self._summarise_part()
+        if self._group.meets:
+            self._interruption.agree_by(self._group.any)
+            self._group.wait_for_files()
 
         # Data and model
         with Preload(config.method.objective):  # the libraries take seconds to import: meanwhile, files come in
@@ -112,6 +126,7 @@ class Run:
             teacher_files = self._fetch_teacher()
             tasks = load_tasks(config.evaluation.tasks, self._folder / "tasks", self._environ)
             checkpoint = checkpoints.download_newest(self._folder / "resume")
+        self._group.tell_files()
         self._log_time("files fetched and libraries loaded")
 
         from finetune_trainer.model.loading import check_architecture, check_length, load_tokenizer  # noqa: PLC0415  heavy; loaded by now
@@ -141,6 +156,11 @@ class Run:
 
         # Train and publish
         trainer = self._train(adapted, tokenizer, data, device, checkpoints, checkpoint, reporter, teacher)
+        if not self._group.leads:
+            if not self._group.wait_for_leader(lambda: self._is_finished(output), lambda: self._interruption.asked):
+                raise Interrupted("asked to stop after the last step; the first process publishes")
+            return self._summarise_part()
+        self._group.part()
         self._enter("publishing", reporter)
         self._publish(trainer, tokenizer, data.counts)
         self._delete_checkpoints(checkpoints)
@@ -151,6 +171,9 @@ class Run:
             )
         del trainer, adapted, teacher  # its memory is the merged model's now
         return self._summarise_completion(self._export(output, published), None)
+
+    def _is_finished(self, output: Store) -> bool:
+        return find_finished(output, self.config.job.uid, self._result_kind) is not None
 
     def _export(self, output: Store, adapter: tuple[Artifact, ArtifactManifest]) -> list[Artifact]:
         """Publish the other forms of the adapter, and push copies."""
@@ -227,11 +250,12 @@ class Run:
             self.progress,
             self._interruption,
             checkpoints,
-            self._folder,
+            self._own_folder,
             reporter.notify,
             lambda step: self._fields("checkpoint", step),
             self._note_checkpoint,
             self._track,
+            self._group,
         )
         session = TrainingSession(around, adapted, tokenizer, data, device, teacher)
 
@@ -253,7 +277,7 @@ class Run:
 
     def _ask(self, model: Any, when: When) -> None:  # noqa: ANN401
         """Put samples and tasks to the model."""
-        if self._judge is not None:
+        if self._judge is not None and self._group.leads:
             self.progress.evaluation = self._judge.judge(model, when, self.progress.evaluation)
             found = {f"task_{task.name}": score for task in self.progress.measure()[1].tasks if (score := task.score) is not None}
             self._track(self.progress.step, found)
@@ -333,11 +357,16 @@ class Run:
             device=self.progress.device,
         )
 
+    def _summarise_part(self) -> TrainerSummary:
+        """Build the last word of a process that did its part: what came out is told by the first one."""
+        words = f"process {self._group.rank} of {self._group.size} did its part; the first one tells the result"
+        return TrainerSummary(outcome="completed", reason=OUTCOMES[ExitCode.COMPLETED].reason, message=words, device=self.progress.device)
+
     def summarise_end(self, code: ExitCode, message: str) -> TrainerSummary:
         """Build the summary of a run that ends by ``code`` before it is done, with all that is known by now."""
         progress, metrics = self.progress.measure()
         return TrainerSummary(
-            outcome="interrupted" if code is ExitCode.INTERRUPTED else "failed",
+            outcome="interrupted" if OUTCOMES[code].retry == "free" else "failed",
             reason=OUTCOMES[code].reason,
             message=message[:4000],
             progress=progress,

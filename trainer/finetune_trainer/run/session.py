@@ -4,7 +4,7 @@ import gc
 import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from finetune_trainer.data import PreparedData
 from finetune_trainer.device import Device
 from finetune_trainer.ending import is_out_of_memory
 from finetune_trainer.errors import Interrupted, LossDiverged
+from finetune_trainer.group import Group
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.run.checkpointing import BEST_FOLDER, CheckpointUploader, read_run_state
 from finetune_trainer.run.progress import RunProgress
@@ -43,6 +44,8 @@ class Surroundings:
     note_checkpoint: Callable[[int], None]
     track: Callable[[int, Mapping[str, float]], None]
     """Hands the figures of a step to the trackers."""
+    group: Group = field(default_factory=lambda: Group(None, {}))
+    """The processes that train together."""
 
 
 class TrainingSession:
@@ -153,6 +156,7 @@ class TrainingSession:
             self._data,
             teacher=self._teacher,
             interruption=around.interruption,
+            group=around.group,
             guard=SpikeGuard(self._training.divergence.spike_factor, self.state.losses, self.state.spikes),
             adapted=self._adapted,
             processing_class=self._tokenizer,
@@ -212,8 +216,8 @@ class TrainingSession:
 
     def _get_over(self, error: BaseException, trainer: Any) -> str | None:  # noqa: ANN401
         """Change :attr:`state` so that the run can go on, and say in words how; None where it can't."""
-        if self._around.interruption.requested:
-            return None
+        if self._around.interruption.requested or self._around.group.meets:
+            return None  # of several processes, the others know nothing of it: all begin anew
         divergence = self._training.divergence
         if isinstance(error, LossDiverged):
             if divergence.action != "rollBack" or self.state.roll_backs >= divergence.max_roll_backs:

@@ -39,6 +39,9 @@ def build_common(
         "per_device_eval_batch_size": plan.per_device,
         "gradient_accumulation_steps": plan.accumulation,
         "dataloader_pin_memory": device.kind == "cuda",
+        # Several processes: every token counts the same, whichever of them it is in
+        "average_tokens_across_devices": True,
+        "ddp_find_unused_parameters": False,
         # Memory and precision
         "gradient_checkpointing": plan.checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False} if plan.checkpointing else None,

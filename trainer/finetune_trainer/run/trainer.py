@@ -4,6 +4,7 @@ from typing import Any
 
 from trl.trainer.sft_trainer import SFTTrainer
 
+from finetune_trainer.group import Group
 from finetune_trainer.run.adapting import AdapterHooks
 from finetune_trainer.run.loop import RunLoop
 
@@ -22,8 +23,10 @@ class TokenMean:
         output = super().evaluation_loop(*args, **options)  # type: ignore[misc]
         metrics = output.metrics or {}
         names = [name for name in metrics if name.endswith("_loss")]
-        if names and self._held_out_tokens:
-            metrics[names[0]] = self._held_out_loss / self._held_out_tokens
+        group: Group = self.group  # type: ignore[attr-defined]  # of RunLoop
+        loss, tokens = group.sum(self._held_out_loss), group.sum(self._held_out_tokens)
+        if names and tokens:
+            metrics[names[0]] = loss / tokens
         return output
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401

@@ -1,0 +1,119 @@
+"""Several processes train one run together, on one machine and over gloo, each as the trainer of one pod."""
+
+import json
+import shutil
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.exit_codes import ExitCode
+from tests.support.trainer_process import RunningTrainer, Trainers
+from tests.support.trainer_workspace import make_config
+
+pytestmark = pytest.mark.torch
+
+STEPS = 4
+METHOD = {"adapter": {"r": 8, "alpha": 16, "dropout": 0}, "quantization": {"type": "none", "computeDtype": "float32"}}
+TRAINING = {
+    "maxSteps": STEPS,
+    "perDeviceBatchSize": 1,
+    "optimizer": "adamw_torch",
+    "packing": False,
+    "evalSteps": None,
+    "checkpoint": {"everySteps": 2, "keep": 2},
+}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def start_group(trainers: Trainers, workspace: Path, name: str, size: int, **changes: Any) -> list[RunningTrainer]:
+    """Start the trainers of ``size`` pods, each with a disk of its own."""
+    port = free_port()
+    training = {**TRAINING, "gradientAccumulationSteps": 8 // size, **changes.pop("training", {})}
+    group = {"nodes": size, "address": "127.0.0.1", "port": port} if size > 1 else None
+    config = make_config(workspace, name, method=METHOD, training=training, **changes)
+    started = []
+    for rank in range(size):
+        own = {**config, "workDir": f"{config['workDir']}/pod-{rank}", **({"group": group} if group else {})}
+        started.append(trainers.start(own, {"JOB_COMPLETION_INDEX": str(rank)}))
+    return started
+
+
+def end(group: list[RunningTrainer]) -> list[int]:
+    return [process.wait() for process in group]
+
+
+def read_losses(workspace: Path, name: str) -> list[float]:
+    lines = map(json.loads, (workspace / "out" / name / "adapter" / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def alone(trainers: Trainers, workspace: Path) -> list[float]:
+    """The loss curve of one process that accumulates eight batches a step."""
+    group = start_group(trainers, workspace, "group-1", 1)
+    assert end(group) == [0], group[0].log
+    return read_losses(workspace, "group-1")
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_loss_curve_is_that_of_one_process(size: int, trainers: Trainers, workspace: Path, alone: list[float]) -> None:
+    """1 x 8, 2 x 4 and 4 x 2 processes and batches learn the same: each token that is learnt counts the same."""
+    group = start_group(trainers, workspace, f"group-{size}", size)
+    assert end(group) == [0] * size, "\n".join(process.log for process in group)
+    losses = read_losses(workspace, f"group-{size}")
+    assert len(losses) == STEPS
+    assert losses == pytest.approx(alone, rel=1e-4)
+    first, *others = (process.summary for process in group)
+    assert [artifact.name for artifact in first.artifacts] == ["adapter"]
+    assert all(other.outcome == "completed" and not other.artifacts for other in others)
+
+
+def test_one_asked_to_stop_stops_all_and_they_go_on_together(trainers: Trainers, workspace: Path) -> None:
+    """All save the same step, and the resumed run's curve is that of one that was never stopped."""
+    changes: dict[str, Any] = {"training": {"maxSteps": 12, "perDeviceBatchSize": 1}}
+    whole = start_group(trainers, workspace, "group-whole", 2, **changes)
+    assert end(whole) == [0, 0], whole[0].log
+    name = "group-stopped"
+    group = start_group(trainers, workspace, name, 2, **changes)
+    checkpoints = workspace / "out" / name / "checkpoints" / f"uid-{name}"
+    group[0].wait_for((checkpoints / "step-00000002" / "manifest.json").exists, "checkpoint of step 2")
+    group[1].send(signal.SIGTERM)
+    assert end(group) == [ExitCode.INTERRUPTED] * 2, "\n".join(process.log for process in group)
+    step = group[0].summary.checkpoint_step
+    assert step is not None
+    assert 2 <= step < 12
+    shutil.rmtree(workspace / "work" / name)
+    group = start_group(trainers, workspace, name, 2, **changes)
+    assert end(group) == [0, 0], "\n".join(process.log for process in group)
+    assert read_losses(workspace, name) == read_losses(workspace, "group-whole")
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_killed_one_ends_the_others_uncounted(killed: int, trainers: Trainers, workspace: Path) -> None:
+    """The killed one's pod counts as a failure; the others' code is one that does not."""
+    name = f"group-killed-{killed}"
+    group = start_group(trainers, workspace, name, 2, training={"maxSteps": 200})
+    checkpoints = workspace / "out" / name / "checkpoints" / f"uid-{name}"
+    group[0].wait_for((checkpoints / "step-00000002" / "manifest.json").exists, "checkpoint of step 2")
+    group[killed].send(signal.SIGKILL)
+    survivor = group[1 - killed]
+    assert survivor.wait() == ExitCode.PEER_LOST, survivor.log
+    assert survivor.summary.outcome == "interrupted"
+
+
+def test_fault_that_all_have_is_counted_once(trainers: Trainers, workspace: Path) -> None:
+    """A program error in every process: one of them ends by the code that is counted."""
+    changes = {"training": {"maxSteps": 2}, "output": {"uri": f"file://{workspace}/out/group-1/adapter/README.md/no-folder"}}
+    group = start_group(trainers, workspace, "group-fault", 2, **changes)
+    codes = end(group)
+    assert 0 not in codes
+    assert sum(code not in (ExitCode.PEER_LOST, ExitCode.INTERRUPTED) for code in codes) >= 1
