@@ -101,6 +101,7 @@ def test_the_operator_may_do_its_work_and_nothing_else(control_plane: Cluster, n
         ("patch", "finetune.dev/finetunejobs"),  # the trials of a sweep
         ("create", "batch/jobs"),
         ("list", "/pods"),
+        ("create", "/services"),  # of runs of several pods
         ("create", "/events"),
     ):
         assert allows(verb, resource), f"{verb} {resource}"

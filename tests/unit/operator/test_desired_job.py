@@ -18,7 +18,7 @@ from finetune_api.report import JobReference
 from finetune_api.trainer_config import ReportingConfig
 from finetune_operator.desired.group import build_service
 from finetune_operator.desired.job import build_failure_rules, build_job
-from finetune_operator.desired.names import build_job_name, build_service_name
+from finetune_operator.desired.names import build_job_name
 from finetune_operator.settings import TrainerSettings
 from tests.support.manifests import Manifest
 from tests.support.pod_security import find_violations
@@ -230,11 +230,6 @@ def test_the_pods_of_several_nodes_have_names_that_are_hosts(name: str, uid: str
     last = f"{build_job_name(name, uid, 12, nodes=nodes)}-{nodes - 1}"
     assert len(last) <= 63
     assert re.fullmatch("[a-z0-9]([-a-z0-9]*[a-z0-9])?", last)
-
-
-@given(uid=UIDS)
-def test_the_service_s_name_begins_with_a_letter(uid: str) -> None:
-    assert re.fullmatch("[a-z][-a-z0-9]{0,62}", build_service_name(uid))
 
 
 def test_processes_are_told_where_the_first_pod_of_their_attempt_is() -> None:
