@@ -126,7 +126,7 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
         enabled=settings.node_check,
         every_seconds=settings.node_seconds,
     )
-    registry.register(RunCollector(store.finetunejobs, _now))
+    registry.register(RunCollector(store.finetunejobs, _now, reports=bool(service)))
     usage = UsageMetrics(registry, settings.gpu_prices)
     metrics.add_leadership(lambda: leadership.seconds_left)
     metrics.add_resync(lambda: intake.last_resync)

@@ -28,12 +28,21 @@ class RunCollector(Collector):
     """Gauges of runs, by place and one by one.
 
     :param series: how many running runs have series of their own.
+    :param reports: trainers report. Without, no run is ever heard of, and none is silent.
     """
 
-    def __init__(self, finetunejobs: Callable[[], Iterable[Object]], clock: Callable[[], datetime], series: int = RUNS_WITH_SERIES) -> None:
+    def __init__(
+        self,
+        finetunejobs: Callable[[], Iterable[Object]],
+        clock: Callable[[], datetime],
+        series: int = RUNS_WITH_SERIES,
+        *,
+        reports: bool = True,
+    ) -> None:
         self._finetunejobs = finetunejobs
         self._clock = clock
         self._series = series
+        self._reports = reports
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Count runs and GPUs, and show what the running ones have reported."""
@@ -56,19 +65,29 @@ class RunCollector(Collector):
         yield catalogue.GPUS_IN_USE.build_family(sorted(gpus.items()))
         yield catalogue.OLDEST_WAIT.build_family(sorted(waits.items()))
         running.sort(key=lambda body: body["metadata"]["creationTimestamp"])
-        yield from _collect_runs(running[: self._series])
+        yield from _collect_measures(running[: self._series])
+        yield catalogue.RUN_REPORT.build_family(_compute_news(running[: self._series]) if self._reports else ())
         yield catalogue.RUNS_UNLISTED.build_family([((), float(max(0, len(running) - self._series)))])
 
 
-def _collect_runs(running: list[Object]) -> Iterator[GaugeMetricFamily]:
-    labels = {uid_of(body): (namespace_of(body), name_of(body), uid_of(body)) for body in running}
+def _collect_measures(running: list[Object]) -> Iterator[GaugeMetricFamily]:
     for metric, field in _MEASURES:
-        found = ((labels[uid_of(body)], (body["status"].get("metrics") or {}).get(field)) for body in running)
-        yield metric.build_family((each, value) for each, value in found if value is not None)
-    progress = [(labels[uid_of(body)], body["status"].get("progress") or {}, body["status"].get("pod") or {}) for body in running]
-    yield catalogue.RUN_PROGRESS.build_family((each, said["percentage"] / 100) for each, said, _ in progress if "percentage" in said)
-    news = ((each, _newest(said.get("lastUpdatedTime"), pod.get("startTime"))) for each, said, pod in progress)
-    yield catalogue.RUN_REPORT.build_family((each, time.timestamp()) for each, time in news if time is not None)
+        found = ((_labels_of(body), (body["status"].get("metrics") or {}).get(field)) for body in running)
+        yield metric.build_family((labels, value) for labels, value in found if value is not None)
+    shares = ((_labels_of(body), (body["status"].get("progress") or {}).get("percentage")) for body in running)
+    yield catalogue.RUN_PROGRESS.build_family((labels, share / 100) for labels, share in shares if share is not None)
+
+
+def _compute_news(running: list[Object]) -> Iterator[tuple[tuple[str, ...], float]]:
+    for body in running:
+        progress, pod = body["status"].get("progress") or {}, body["status"].get("pod") or {}
+        time = _newest(progress.get("lastUpdatedTime"), pod.get("startTime"))
+        if time is not None:
+            yield _labels_of(body), time.timestamp()
+
+
+def _labels_of(body: Object) -> tuple[str, ...]:
+    return namespace_of(body), name_of(body), uid_of(body)
 
 
 def _newest(*times: str | None) -> datetime | None:

@@ -22,9 +22,9 @@ TRAINING = {
 }
 
 
-def _collect(*runs: dict[str, Any], series: int = 10) -> CollectorRegistry:
+def _collect(*runs: dict[str, Any], series: int = 10, reports: bool = True) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(RunCollector(lambda: runs, lambda: NOW, series))
+    registry.register(RunCollector(lambda: runs, lambda: NOW, series, reports=reports))
     return registry
 
 
@@ -64,6 +64,11 @@ def test_before_the_first_report_the_news_is_that_the_pod_started() -> None:
     status = {key: value for key, value in TRAINING.items() if key not in ("progress", "metrics")}
     registry = _collect(build_finetunejob(status=status, uid="a"))
     assert _of("finetune_run_last_news_timestamp_seconds", registry) == {"a": NOW.timestamp() - 60}
+
+
+def test_where_no_trainer_reports_no_run_is_silent() -> None:
+    registry = _collect(build_finetunejob(status=TRAINING, uid="a"), reports=False)
+    assert _of("finetune_run_last_news_timestamp_seconds", registry) == {}
 
 
 def test_a_burst_of_runs_is_no_burst_of_series() -> None:
