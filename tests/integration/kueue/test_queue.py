@@ -15,6 +15,7 @@ from tests.support.kueue_process import KueueProcess
 from tests.support.kueue_stand_in import KueueStandIn
 from tests.support.live_run import LiveRun, wait_until
 from tests.support.operator_process import USER
+from tests.support.replicas import install_templates
 from tests.support.world import build_summary
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300, func_only=True)]
@@ -169,3 +170,24 @@ def test_kueue_s_own_default_queue_is_not_fought_over(kueue: Kueue, new_run: New
     assert run.status["queue"]["name"] == "default"
     writes = read_writes(queue_plane.audit_log, user=USER, namespace=queue_namespace, since=since)
     assert [write for write in writes if write.resource == "jobs" and write.verb != "create"] == []
+
+
+@pytest.mark.skipif(not REAL, reason="the stand-in has no ClusterQueues of Kueue's kind: make kueue")
+def test_queues_that_the_chart_makes_admit_runs(kueue: Kueue, new_run: NewRun, queue_namespace: str, queue_plane: Cluster) -> None:
+    del kueue
+    queue = {
+        "name": f"{queue_namespace}-chart",
+        "flavor": "by-the-chart",
+        "quotas": {"cpu": 100, "memory": "1Ti", "nvidia.com/gpu": 1},
+        "namespaces": [queue_namespace],
+        "localQueue": "team",
+        "preemption": {"withinClusterQueue": "LowerPriority"},
+    }
+    flavor = {"name": "by-the-chart", "nodeLabels": {"kubernetes.io/hostname": "fake-node"}}
+    install_templates(queue_plane, "kueue-queues", values={"kueue": {"flavors": [flavor], "clusterQueues": [queue]}})
+    first, second = new_run("first"), new_run("second")
+    first.apply(QUEUED)
+    first.wait_phase("Running", SECONDS)
+    second.apply(QUEUED)
+    second.wait_reason(Reason.QUEUED, seconds=SECONDS)
+    assert first.status["queue"]["clusterQueue"] == queue["name"]

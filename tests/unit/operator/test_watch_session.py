@@ -71,3 +71,17 @@ async def test_what_is_no_collection_of_ours_is_left_alone() -> None:
     async with _serve(410) as (server, requests):
         assert await _get(server, "/apis/batch/v1?watch=true&resourceVersion=5") == (410, 0)
     assert len(requests) == 1
+
+
+@pytest.mark.parametrize(("path", "scope"), [(PATH, "team-a"), ("/apis/batch/v1/jobs", "")])
+async def test_a_watch_that_was_opened_is_told_with_its_namespace_and_one_that_was_not_is_not(path: str, scope: str) -> None:
+    told: list[tuple[str, str]] = []
+    async with _serve(200, 500, 200) as (server, _):
+        opened = open_watch_session(
+            kopf.ConnectionInfo(server=server), [JOBS], lambda: None, lambda kind, namespace: told.append((kind, namespace))
+        )
+        async with opened.aiohttp_session as session:
+            for query in ("watch=true&resourceVersion=5", "watch=true&resourceVersion=6", "limit=500"):
+                async with session.get(f"{server}{path}?{query}"):
+                    pass
+    assert told == [("jobs", scope)]
