@@ -42,10 +42,15 @@ def build_local_config(job: FineTuneJob, work_dir: Path, *, cpu: bool) -> Traine
     name = str(job.metadata.get("name") or "local-run")
     uid = uuid.uuid5(_IDENTITY, f"{name} {spec.output.uri}")
     shared = {field: getattr(spec, field) for field in TrainerConfig.model_fields if field in FineTuneJobSpec.model_fields}
+    processes = 1 if cpu else max(1, spec.resources.gpus)
+    absent = spec.resources.nodes * max(1, spec.resources.gpus) // processes
+    if absent > 1:  # fewer processes than in the cluster, each of which accumulates what the others would have
+        steps = spec.training.gradient_accumulation_steps * absent
+        shared["training"] = spec.training.model_copy(update={"gradient_accumulation_steps": steps})
     return TrainerConfig(
         job=JobReference(namespace=_NAMESPACE, name=name, uid=str(uid)),
         device=DeviceConfig(gpus=0 if cpu else spec.resources.gpus),
-        group=None if cpu or spec.resources.gpus <= 1 else GroupConfig(nodes=1, processes=spec.resources.gpus, address="127.0.0.1"),
+        group=GroupConfig(nodes=1, processes=processes, address="127.0.0.1") if processes > 1 else None,
         work_dir=str(work_dir),
         **shared,
     )
