@@ -44,7 +44,7 @@ QUANTIZATIONS: Final[dict[str, Patch]] = {
 
 
 def _objective(name: str, data: str, steps: int = 20, **settings: Any) -> Patch:
-    held_out = {"eval": {"uri": f"file://{WORKSPACE}/eval.jsonl"}} if data == "train" else {"evalFraction": 0.1}
+    held_out = {"eval": {"uri": f"file://{WORKSPACE}/eval.jsonl"}} if data == "train" else {"evalFraction": 0.25}
     return {
         "method": {"objective": name, **({name: settings} if settings else {})},
         "dataset": {"uri": f"file://{WORKSPACE}/{data}.jsonl", **held_out},
@@ -59,10 +59,10 @@ OBJECTIVES: Final[dict[str, Patch]] = {
     "sft": _objective("sft", "train"),
     "pretrain": _objective("pretrain", "texts"),
     "distill": _objective("distill", "train", teacher={"uri": f"file://{WORKSPACE}/teacher"}),
-    "dpo": _objective("dpo", "pairs", 5),
-    "orpo": _objective("orpo", "pairs", 5),
-    "kto": _objective("kto", "labelled", 5),
-    "reward": _objective("reward", "pairs", 5),
+    "dpo": _objective("dpo", "pairs", 10),
+    "orpo": _objective("orpo", "pairs", 10),
+    "kto": _objective("kto", "labelled", 10),
+    "reward": _objective("reward", "pairs", 10),
     "grpo": _objective("grpo", "prompts", 2, rewards=[_SHORT], numGenerations=4, maxCompletionLength=8),
 }
 """What is learnt, and from which data."""
