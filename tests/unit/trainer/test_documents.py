@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_api.drawing.charts import compute_ticks, format_number, smooth, thin
 from finetune_api.progress import DatasetCounts, Metrics
 from finetune_api.trainer_config import TrainerConfig
 from finetune_trainer.documents import RunFacts, build_card, build_report_page
-from finetune_trainer.documents.charts import compute_ticks, format_number, smooth, thin
 from finetune_trainer.documents.facts import extract_series
 from finetune_trainer.evaluation.results import Evaluation, Sample, TaskResult
 

@@ -9,10 +9,10 @@ from html import escape
 from typing import Any, Final
 
 from finetune_api.base import format_time
+from finetune_api.drawing.charts import Chart, Line, choose_memory_unit, format_bytes, format_number, render_chart, smooth
+from finetune_api.drawing.style import STYLE
 from finetune_api.spec.adapter import RANK_TYPES
-from finetune_trainer.documents.charts import Chart, Line, choose_memory_unit, format_bytes, format_number, render_chart, smooth
 from finetune_trainer.documents.facts import RunFacts, extract_series
-from finetune_trainer.documents.style import STYLE
 from finetune_trainer.evaluation.results import Sample
 
 _SMOOTHED_FROM: Final = 40

@@ -1,4 +1,4 @@
-"""The report page's style sheet."""
+"""The style sheet of the trainer's report and of the operator's page."""
 
 from typing import Final
 
