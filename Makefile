@@ -53,7 +53,7 @@ operator-environment: $(UV)
 
 .PHONY: integration
 integration: setup binaries ## Tests on a real control plane (etcd, API server, controllers, scheduler): no root needed
-	$(PYTEST) tests/integration tests/devcluster -m "not node and not torch" -n 2 --dist loadfile
+	$(PYTEST) tests/integration tests/devcluster tests/browser -m "not node and not torch" -n 2 --dist loadfile
 
 .PHONY: faults
 faults: setup binaries ## Faults between operator and API server, shortened. FULL=1: every crash point, and the table in the docs
@@ -114,6 +114,11 @@ upgrade: setup binaries ## The chart upgraded with runs under way, from the rele
 	rm -rf .dev/previous && mkdir -p .dev/previous
 	git archive $(FROM) charts operator api | tar -x -C .dev/previous
 	FINETUNE_PREVIOUS=$(CURDIR)/.dev/previous $(PYTEST) tests/integration/chart/test_upgrade.py
+
+.PHONY: page
+page: setup binaries ## The operator's page in Chromium (installed as root on Debian); takes the docs' pictures of it
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	FINETUNE_PICTURES=docs/images $(PYTEST) tests/browser
 
 .PHONY: drill
 drill: setup binaries ## One run preempted twenty times at random steps on a real node; writes docs/reference/preemption-drill.md

@@ -35,6 +35,8 @@ from finetune_operator.metrics.runs import RunCollector
 from finetune_operator.metrics.usage import UsageMetrics
 from finetune_operator.nodes import NodeBook
 from finetune_operator.observe import Observer
+from finetune_operator.page.access import Gatekeeper
+from finetune_operator.page.server import Page
 from finetune_operator.queue import WorkQueue
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.reports.authentication import Authenticator
@@ -111,6 +113,9 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
     book = ReportBook(writer, store, _now)
     service = settings.trainer.report_service
     hosts = [service.rsplit(":", 1)[0]] if service else ["localhost"]
+    if settings.page_service:
+        # By port-forward the page is at localhost.
+        hosts = list(dict.fromkeys([*hosts, settings.page_service.rsplit(":", 1)[0], "localhost"]))
     credentials = ReceiverCredentials(client, settings.namespace, settings.tls_secret, hosts, _now)
 
     def reporting() -> ReportingConfig | None:
@@ -151,6 +156,11 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
     receiver = Receiver(Authenticator(client), store, book, relay)
     receiver.on_report = metrics.note_report
 
+    def describe_replica() -> str:
+        return f"replica {settings.identity}, which {'leads' if leadership.seconds_left > 0 else 'follows'}"
+
+    page = Page(Gatekeeper(client, api_tokens=settings.page_api_tokens), store, _now, describe_replica)
+
     health_app = build_health_app(lambda: intake.last_resync, settings.resync_seconds)
     add_metrics_route(health_app, registry)
     health = await _serve(health_app, settings.health_port)
@@ -162,9 +172,12 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
     background += [kueue.follow_forever(), nodes.follow_forever()]
     if not settings.node_check:
         log.info("nodes are not read: whether any could take a run is left to the scheduler to say")
-    if service:
+    if service or settings.page_service:
         await credentials.load()
-        runners.append(await _serve(receiver.build_app(), settings.report_port, credentials))
+        if service:
+            runners.append(await _serve(receiver.build_app(), settings.report_port, credentials))
+        if settings.page_service:
+            runners.append(await _serve(page.build_app(), settings.page_port, credentials))
         background.append(credentials.renew_forever())
     log.info("started in %.1f s with %d FineTuneJobs", time.monotonic() - started, len(store.finetunejobs()))
 

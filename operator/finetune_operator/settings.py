@@ -75,6 +75,11 @@ class OperatorSettings:
     """Namespaces to watch; empty means all."""
     report_port: int = 8443
     tls_secret: str = "finetune-operator-tls"
+    page_service: str = ""
+    """Host and port of the page to look at; empty turns it off."""
+    page_port: int = 8444
+    page_api_tokens: bool = False
+    """The page takes tokens of the API server's own audience too."""
     health_port: int = 8080
     log_level: str = "INFO"
     log_format: str = "json"
@@ -133,6 +138,9 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
         watch_namespaces=read("FINETUNE_WATCH_NAMESPACES", (), _namespaces),
         report_port=read("FINETUNE_REPORT_PORT", 8443, _integer(1, 65_535)),
         tls_secret=environ.get("FINETUNE_TLS_SECRET", "").strip() or "finetune-operator-tls",
+        page_service=read("FINETUNE_PAGE_SERVICE", "", _service),
+        page_port=read("FINETUNE_PAGE_PORT", 8444, _integer(1, 65_535)),
+        page_api_tokens=read("FINETUNE_PAGE_API_TOKENS", default=False, parse=_boolean),
         health_port=read("FINETUNE_HEALTH_PORT", 8080, _integer(1, 65_535)),
         log_level=read("FINETUNE_LOG_LEVEL", "INFO", lambda text: _one_of("DEBUG", "INFO", "WARNING", "ERROR")(text.upper())),
         log_format=read("FINETUNE_LOG_FORMAT", "json", _one_of("json", "text")),

@@ -27,10 +27,11 @@ START_SECONDS: Final = 60.0
 _CHART: Final = Path(__file__).parents[2] / "charts" / "finetune-operator"
 
 
-def install_rights(cluster: Cluster, namespace: str = NAMESPACE, watch: str = "") -> None:
+def install_rights(cluster: Cluster, namespace: str = NAMESPACE, watch: str = "", more: str = "") -> None:
     """Give the operator's ServiceAccount the chart's rights, as `helm template` renders them, and its empty Secret.
 
-    ``watch`` is the one namespace that the operator is installed for, if it isn't for all.
+    ``watch`` is the one namespace that the operator is installed for, if it isn't for all; ``more`` are further
+    values, as `helm --set` takes them.
     """
     parts = ("rbac", "serviceaccount", "tls-secret", "lease")
     words = [
@@ -42,6 +43,7 @@ def install_rights(cluster: Cluster, namespace: str = NAMESPACE, watch: str = ""
         "--kube-version=1.35",
         "--set=image.repository=x,trainer.image.repository=y",
     ]
+    words += [f"--set={more}"] if more else []
     words += [f"--set=watchNamespaces={{{watch}}}"] if watch else []
     words += [f"--show-only=templates/{part}.yaml" for part in parts]
     helm = ensure_binaries(["helm"])["helm"]

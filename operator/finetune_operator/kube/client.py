@@ -99,6 +99,7 @@ NODES: Final = Resource("", "v1", "nodes")
 SECRETS: Final = Resource("", "v1", "secrets")
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases")
 TOKEN_REVIEWS: Final = Resource("authentication.k8s.io", "v1", "tokenreviews")
+SUBJECT_ACCESS_REVIEWS: Final = Resource("authorization.k8s.io", "v1", "subjectaccessreviews")
 
 
 class KubeClient:

@@ -35,6 +35,7 @@ OWN_SECRET = [
 OWN_LEASE = [
     {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["finetune-operator"], "verbs": ["get", "patch"]},
 ]
+ASKING = [{"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]}]
 EVERYTHING = {
     "watchNamespaces": ["team-a", "team-b"],
     "imagePullSecrets": [{"name": "registry"}],
@@ -403,3 +404,14 @@ def test_the_crds_can_be_shown_and_applied_in_one_go(helm: Helm) -> None:
     spoken = subprocess.run([program, "show", "crds", str(CHART)], capture_output=True, text=True, timeout=60, check=True)
     names = [each["metadata"]["name"] for each in yaml.safe_load_all(spoken.stdout) if each]
     assert names == ["finetunejobs.finetune.dev", "finetunesweeps.finetune.dev"]
+
+
+def test_the_page_adds_one_right_a_service_and_what_the_operator_is_told(render: Render) -> None:
+    before, after = render(), render({"page": {"enabled": True}})
+    added = [rule for rule in collect_rules(after)["ClusterRole", None] if rule not in collect_rules(before)["ClusterRole", None]]
+    assert added == ASKING
+    assert collect_rules(after)["Role", "finetune-system"] == collect_rules(before)["Role", "finetune-system"]
+    assert [each["metadata"]["name"] for each in after if each["kind"] == "Service"].count("finetune-operator-page") == 1
+    settings = read_settings(read_environment(after))
+    assert settings.page_service == "finetune-operator-page.finetune-system.svc:443"
+    assert not read_settings(read_environment(before)).page_service
