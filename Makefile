@@ -132,6 +132,16 @@ matrix: setup ## Every adapter with every quantisation, trained for real or refu
 families: setup ## Every family of models in every way, as tiny ones: docs/reference/families.md. Takes minutes
 	$(PYTHON) -m benchmarks.families
 
+##@ Release
+
+.PHONY: reproducible
+reproducible: setup ## Build the wheel twice and compare: the same source gives the same bytes
+	@rm -rf dist/first dist/second
+	$(UV) build --quiet --wheel --out-dir dist/first
+	$(UV) build --quiet --wheel --out-dir dist/second
+	cmp dist/first/*.whl dist/second/*.whl
+	@sha256sum dist/first/*.whl
+
 ##@ Development
 
 .PHONY: setup
