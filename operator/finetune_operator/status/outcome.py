@@ -48,6 +48,8 @@ def compute_pod_outcome(pod: Object) -> PodOutcome | None:
         return PodOutcome(known.reason, _describe_exit(exit_code, known, summary), known.retry, summary)
     if disruption is not None and disruption["status"] == "True":
         return PodOutcome(Reason.INTERRUPTED, f"Pod {name_of(pod)} was disrupted: {disruption.get('message', '')}", "free", summary)
+    if pod.get("status", {}).get("reason") == "Evicted":  # for what it did itself: a node short of something is a disruption
+        return PodOutcome(Reason.STORAGE_FAILED, _describe_eviction(pod), "counted", summary)
     if terminated.get("reason") == "OOMKilled":
         limit = pod["spec"]["containers"][0].get("resources", {}).get("limits", {}).get("memory", "its limit")
         message = f"Pod {name_of(pod)} used more memory than {limit} and was killed. Raise resources.memory or lower the batch."
@@ -140,6 +142,11 @@ def _describe_exit(exit_code: int | None, known: Outcome, summary: TrainerSummar
     if not words.endswith((".", "!", "?", "…")):
         words += "."
     return " ".join(filter(None, (words, known.advice)))
+
+
+def _describe_eviction(pod: Object) -> str:
+    words = pod["status"].get("message", "").strip().rstrip(".") or "it used more local storage than it may"
+    return f"Pod {name_of(pod)} was evicted: {words}. Raise resources.ephemeralStorage: model, dataset and checkpoints have to fit."
 
 
 def _describe_crash(pod: Object, terminated: Object, summary: TrainerSummary | None) -> str:

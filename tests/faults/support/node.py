@@ -5,9 +5,11 @@ The node is a real Node object whose lease is renewed, so that node lifecycle an
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final, Self
 
 import aiohttp
@@ -22,15 +24,42 @@ from tests.faults.support.direct import DirectApi, Object, Refused
 from tests.faults.support.witness import FINETUNEJOBS, PODS, Sighting, Witness
 
 NODE: Final = "played-node"
+SIGKILLED: Final = 137
 PATIENCE: Final = 20.0
 """Seconds that a pod waits for the operator to say that it runs; then it ends unseen, as real ones do."""
 
 
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """An end that the trainer has no say in: SIGKILL, without a last word."""
+
+    container: str = "Error"
+    """The reason of the container's end."""
+    status: Mapping[str, object] = field(default_factory=dict)
+    """What becomes part of the pod's status."""
+
+
+def build_disruption(reason: str) -> Killed:
+    """Return the end of a pod that somebody took its place from."""
+    now = _now()
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "Played.", "lastTransitionTime": now}
+    return Killed(status={"conditions": [condition]})
+
+
+OOM_KILLED: Final = Killed(container="OOMKilled")
+EVICTED_FOR_STORAGE: Final = Killed(
+    status={"reason": "Evicted", "message": "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "}
+)
+"""As the kubelet says it, and without the condition of a disruption (pkg/kubelet/eviction of Kubernetes 1.35)."""
+
+
 @dataclass(slots=True)
 class Script:
-    """How the pods of one namespace go: the n-th pod leaves with the n-th code, later ones with the last."""
+    """How the pods of one namespace go: the n-th pod leaves with the n-th code or end, later ones with the last."""
 
-    exit_codes: tuple[int, ...] = (0,)
+    exit_codes: tuple[int | Killed, ...] = (0,)
+    last_word: str | None = None
+    """The termination message of a pod that leaves with 0, if not that of a completed run."""
     until_stopped: int = 0
     """So many pods run until they are asked to stop."""
     hold: asyncio.Event | None = None
@@ -88,14 +117,14 @@ class PlayedNode:
         await asyncio.wait({end, stop}, return_when=asyncio.FIRST_COMPLETED)
         code = script.exit_codes[min(number, len(script.exit_codes) - 1)] if end.done() else int(ExitCode.INTERRUPTED)
         end.cancel()
-        terminated = {
-            "exitCode": code,
-            "reason": "Completed" if code == 0 else "Error",
-            "message": build_message(code),
-            "startedAt": started,
-            "finishedAt": _now(),
-        }
-        await self._report(path, "Succeeded" if code == 0 else "Failed", {"terminated": terminated})
+        status: Mapping[str, object] = {}
+        if isinstance(code, Killed):
+            terminated, status = {"exitCode": SIGKILLED, "reason": code.container, "message": ""}, code.status
+        else:
+            message = script.last_word if code == 0 and script.last_word is not None else build_message(code)
+            terminated = {"exitCode": code, "reason": "Completed" if code == 0 else "Error", "message": message}
+        times = {"startedAt": started, "finishedAt": _now()}
+        await self._report(path, "Succeeded" if code == 0 else "Failed", {"terminated": {**terminated, **times}}, status)
         await stop
         await self._insist("DELETE", path, {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})
 
@@ -112,9 +141,9 @@ class PlayedNode:
         found = [body for body in self._witness.find(namespace, FINETUNEJOBS) if body["metadata"]["uid"] == run]
         return not found or found[0].get("status", {}).get("phase") in ("Running", "Succeeded", "Failed")
 
-    async def _report(self, path: str, phase: str, state: Object) -> None:
+    async def _report(self, path: str, phase: str, state: Object, status: Mapping[str, object] = MappingProxyType({})) -> None:
         container = {"name": TRAINER_CONTAINER, "image": "trainer:faults", "imageID": "", "ready": False, "restartCount": 0, "state": state}
-        await self._insist("PATCH", f"{path}/status", {"status": {"phase": phase, "containerStatuses": [container]}})
+        await self._insist("PATCH", f"{path}/status", {"status": {**status, "phase": phase, "containerStatuses": [container]}})
 
     async def _insist(self, method: str, path: str, body: Object) -> None:
         """Make a call, again and again while the API server can't be reached; an object that is gone is fine."""
