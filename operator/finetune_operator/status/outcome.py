@@ -48,7 +48,7 @@ def compute_pod_outcome(pod: Object) -> PodOutcome | None:
         return PodOutcome(known.reason, _describe_exit(exit_code, known, summary), known.retry, summary)
     if disruption is not None and disruption["status"] == "True":
         return PodOutcome(Reason.INTERRUPTED, f"Pod {name_of(pod)} was disrupted: {disruption.get('message', '')}", "free", summary)
-    if pod.get("status", {}).get("reason") == "Evicted":  # for what it did itself: a node short of something is a disruption
+    if _is_over_storage_limit(pod):
         return PodOutcome(Reason.STORAGE_FAILED, _describe_eviction(pod), "counted", summary)
     if terminated.get("reason") == "OOMKilled":
         limit = pod["spec"]["containers"][0].get("resources", {}).get("limits", {}).get("memory", "its limit")
@@ -144,8 +144,17 @@ def _describe_exit(exit_code: int | None, known: Outcome, summary: TrainerSummar
     return " ".join(filter(None, (words, known.advice)))
 
 
+def _is_over_storage_limit(pod: Object) -> bool:
+    """True of a pod that the kubelet evicted for its own use of the disk; a node that is short of something counts as a disruption.
+
+    The kubelet tells the two apart in words only: pkg/kubelet/eviction/helpers.go of Kubernetes 1.35.
+    """
+    status = pod.get("status", {})
+    return status.get("reason") == "Evicted" and "exceed" in status.get("message", "")
+
+
 def _describe_eviction(pod: Object) -> str:
-    words = pod["status"].get("message", "").strip().rstrip(".") or "it used more local storage than it may"
+    words = pod["status"]["message"].strip().rstrip(".")
     return f"Pod {name_of(pod)} was evicted: {words}. Raise resources.ephemeralStorage: model, dataset and checkpoints have to fit."
 
 
