@@ -11,6 +11,8 @@ class Reason(StrEnum):
     """The specification can be carried out."""
     VALIDATION_FAILED = "ValidationFailed"
     """The specification contradicts itself, or asks for what this operator does not have; the message names each field."""
+    UNKNOWN_FIELDS = "UnknownFields"
+    """The resource definition knows fields that this operator does not: it is older. The run waits for the operator to be upgraded."""
 
     # On the way to training
     WAITING_FOR_POD = "WaitingForPod"

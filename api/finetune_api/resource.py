@@ -44,6 +44,8 @@ class Fault:
     """Where: JSON names and indices from the manifest's root."""
     message: str
     """What is wrong there, and how to mend it."""
+    unknown: bool = False
+    """Nothing but that this release has no such field."""
 
     @property
     def field(self) -> str:
@@ -61,6 +63,8 @@ class SpecInvalid(ValueError):
     def __init__(self, details: Sequence[Fault]) -> None:
         self.details = tuple(details)
         self.faults = [str(fault) for fault in details]
+        self.is_newer = bool(details) and all(fault.unknown for fault in details)
+        """The fields that this release doesn't know are all that is wrong: in a stored object, another release's."""
         super().__init__("; ".join(self.faults))
 
 
@@ -150,4 +154,4 @@ def _describe(detail: ErrorDetails) -> list[Fault]:
         message = "must be given"
     if path[-1] == "[key]":
         return [Fault(path[:-2], f"the key {path[-2]!r} is not allowed: {message}")]
-    return [Fault(path, message)]
+    return [Fault(path, message, unknown=detail["type"] == "extra_forbidden")]

@@ -29,6 +29,8 @@ class Observation:
     spec: FineTuneJobSpec | None
     """None where the specification is not valid; ``faults`` then says why."""
     faults: tuple[str, ...]
+    is_newer: bool
+    """``faults`` are fields that this release doesn't know, and no more: the API server keeps none that its schema lacks."""
     status: FineTuneJobStatus
     """Status as last written."""
     stored_status: Object

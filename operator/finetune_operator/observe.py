@@ -27,6 +27,10 @@ SPECS_KEPT: Final = 1_000
 log = logging.getLogger(__name__)
 
 
+Parsed = tuple[FineTuneJobSpec | None, tuple[str, ...], bool]
+"""A specification, or None with its faults and whether they are those of another release only."""
+
+
 class Observer:
     """Reads the store and parses what it finds."""
 
@@ -51,7 +55,7 @@ class Observer:
         self._default_queue = default_queue
         self._grace_seconds = grace_seconds
         self._simulated_gpus = simulated_gpus
-        self._specs: OrderedDict[tuple[str, int], tuple[FineTuneJobSpec | None, tuple[str, ...]]] = OrderedDict()
+        self._specs: OrderedDict[tuple[str, int], Parsed] = OrderedDict()
 
     def observe(self, uid: str, refusal: Refusal | None = None) -> Observation | None:
         """Return what is known of the FineTuneJob with this UID, or None where it doesn't exist any more."""
@@ -60,7 +64,7 @@ class Observer:
             return None
         metadata = body["metadata"]
         namespace = namespace_of(body)
-        spec, faults = self._parse(uid, metadata["generation"], body.get("spec", {}))
+        spec, faults, is_newer = self._parse(uid, metadata["generation"], body.get("spec", {}))
         jobs = sorted((job for job in self._store.jobs_of(uid) if namespace_of(job) == namespace), key=_attempt_of)
         job = jobs[-1] if jobs else None
         status = parse_status(body.get("status", {}))
@@ -76,6 +80,7 @@ class Observer:
             deleting="deletionTimestamp" in metadata,
             spec=spec,
             faults=faults,
+            is_newer=is_newer,
             status=status,
             stored_status=body.get("status", {}),
             version=metadata["resourceVersion"],
@@ -125,14 +130,14 @@ class Observer:
         alive = [pod for pod in self._store.pods_of(uid) if namespace_of(pod) == namespace and not is_over(pod)]
         return tuple(pod for pod in alive if job is None or controller_uid_of(pod) != uid_of(job))
 
-    def _parse(self, uid: str, generation: int, spec: Any) -> tuple[FineTuneJobSpec | None, tuple[str, ...]]:  # noqa: ANN401
+    def _parse(self, uid: str, generation: int, spec: Any) -> Parsed:  # noqa: ANN401
         key = (uid, generation)
         known = self._specs.get(key)
         if known is None:
             try:
-                known = (parse_spec(spec), ())
+                known = (parse_spec(spec), (), False)
             except SpecInvalid as error:
-                known = (None, tuple(error.faults))
+                known = (None, tuple(error.faults), error.is_newer)
             self._specs[key] = known
             if len(self._specs) > SPECS_KEPT:
                 self._specs.popitem(last=False)

@@ -20,7 +20,7 @@ def compute_status(observation: Observation, now: datetime) -> FineTuneJobStatus
     if observation.deleting or (previous.phase is not None and previous.phase.is_terminal):
         return previous
     if observation.spec is None and observation.job is None:
-        return _refused(observation, now)
+        return _waits_for_upgrade(observation, now) if observation.is_newer else _refused(observation, now)
     verdict = compute_verdict(observation)
     if verdict is not None:
         return _ended(observation, verdict, now)
@@ -46,6 +46,23 @@ def _refused(observation: Observation, now: datetime) -> FineTuneJobStatus:
             "completion_time": now,
         }
     )
+
+
+def _waits_for_upgrade(observation: Observation, now: datetime) -> FineTuneJobStatus:
+    """The specification may be fine: this operator is older than the resource definition, after a half-done upgrade or a roll-back."""
+    message = f"{'; '.join(observation.faults)} (of a newer release: upgrade the operator)"
+    states: list[State] = [
+        _acceptance(observation),
+        (ConditionType.SUCCEEDED, None, Reason.UNKNOWN_FIELDS, message),
+        (ConditionType.RECONCILING, False, Reason.UNKNOWN_FIELDS, ""),
+        (ConditionType.STALLED, True, Reason.UNKNOWN_FIELDS, message),
+    ]
+    update = {
+        "observed_generation": observation.generation,
+        "phase": Phase.PENDING,
+        "conditions": _conditions(observation, states, now),
+    }
+    return observation.status.model_copy(update=update)
 
 
 def _underway(observation: Observation, diagnosis: Diagnosis, now: datetime) -> FineTuneJobStatus:
@@ -159,7 +176,8 @@ def _conditions(observation: Observation, states: list[State], now: datetime) ->
 
 def _acceptance(observation: Observation) -> State:
     if observation.spec is None:
-        return (ConditionType.ACCEPTED, False, Reason.VALIDATION_FAILED, "; ".join(observation.faults))
+        reason = Reason.UNKNOWN_FIELDS if observation.is_newer else Reason.VALIDATION_FAILED
+        return (ConditionType.ACCEPTED, False, reason, "; ".join(observation.faults))
     simulated = observation.simulated_gpus and observation.spec.resources.gpus > 0
     message = "This cluster's GPUs are simulated: the run trains on the CPU." if simulated else ""
     return (ConditionType.ACCEPTED, True, Reason.VALID, message)

@@ -96,6 +96,21 @@ def test_an_invalid_specification_ends_the_run_and_names_every_field() -> None:
     assert "spec.training.maxLength" in accepted.message
 
 
+def test_a_run_with_fields_of_a_newer_release_waits_for_the_upgrade() -> None:
+    """The API server keeps no field that its schema lacks: an unknown one came with a newer resource definition."""
+    status = _status(observe(build_finetunejob({"training": {"fromTheFuture": 1}})))
+    assert (status.phase, status.completion_time) == (Phase.PENDING, None)
+    assert (_truths(status)["Accepted"], _truths(status)["Succeeded"], _truths(status)["Stalled"]) == ("False", "Unknown", "True")
+    assert _reason(status, ConditionType.STALLED) == Reason.UNKNOWN_FIELDS
+    upgraded = _status(observe(build_finetunejob({}, status.model_dump(mode="json", by_alias=True, exclude_none=True))))
+    assert (_truths(upgraded)["Accepted"], _truths(upgraded)["Stalled"]) == ("True", "False")
+
+
+def test_unknown_fields_do_not_excuse_other_faults() -> None:
+    status = _status(observe(build_finetunejob({"training": {"fromTheFuture": 1, "epochs": -1}})))
+    assert status.phase is Phase.FAILED
+
+
 def test_a_run_that_an_older_operator_started_goes_on_to_its_end() -> None:
     old = {"training": {"epochs": -1}}
     status = _status(observe(build_finetunejob(old, {"gpus": 1}), jobs=[JOB], pods=[build_pod(phase="Running", state=running())]))
