@@ -40,6 +40,11 @@ class TestEnding:
             (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes"), ExitCode.OUT_OF_MEMORY, "8 bytes"),
             (OSError(errno.ENOSPC, "No space left on device"), ExitCode.STORAGE_FAILED, "ephemeralStorage"),
             (RuntimeError("PytorchStreamWriter failed: No space left on device"), ExitCode.STORAGE_FAILED, "ephemeralStorage"),
+            (
+                RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 64 vs 0"),
+                ExitCode.STORAGE_FAILED,
+                "ephemeralStorage",
+            ),
             (ZeroDivisionError("x"), ExitCode.CRASHED, "ZeroDivisionError: x"),
             (KeyboardInterrupt(), ExitCode.CRASHED, "KeyboardInterrupt"),
         ],
@@ -216,6 +221,45 @@ class TestUploader:
         assert done == [1, 3]
         assert CheckpointStore(store, "uid-1").list_steps() == [3, 1]
         assert not folders[1].exists()
+
+    def test_the_last_one_is_published_before_the_end_even_if_it_still_waits(self, tmp_path: Path) -> None:
+        store = make_store(tmp_path)
+        gate, reached = threading.Event(), threading.Event()
+
+        class Slow(CheckpointStore):
+            def publish(self, folder: Path, fields: ManifestFields, **options: Any) -> Any:
+                reached.set()
+                assert gate.wait(20)
+                return super().publish(folder, fields, **options)
+
+        done: list[int] = []
+        uploader = CheckpointUploader(Slow(store, "uid-1"), 2, done.append)
+        uploader.submit(make_folder(tmp_path, 1), fields(1))
+        assert reached.wait(20)
+        uploader.submit(make_folder(tmp_path, 2), fields(2))
+        threading.Timer(0.2, gate.set).start()
+        uploader.drain()
+        assert done == [1, 2]
+
+    def test_what_has_not_begun_in_time_is_dropped(self, tmp_path: Path) -> None:
+        gate, reached = threading.Event(), threading.Event()
+
+        class Stuck(CheckpointStore):
+            def publish(self, folder: Path, fields: ManifestFields, **options: Any) -> Any:
+                del folder, fields, options
+                reached.set()
+                assert gate.wait(20)
+
+        done: list[int] = []
+        uploader = CheckpointUploader(Stuck(make_store(tmp_path), "uid-1"), 2, done.append)
+        uploader.submit(make_folder(tmp_path, 1), fields(1))
+        assert reached.wait(20)
+        uploader.submit(make_folder(tmp_path, 2), fields(2))
+        uploader.drain(0.05)
+        gate.set()
+        wait_until_done(done, 1)
+        uploader.drain()
+        assert done == [1]
 
     def test_older_ones_go(self, tmp_path: Path) -> None:
         store = CheckpointStore(make_store(tmp_path), "uid-1")

@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 ENV_TERMINATION_MESSAGE: Final = "FINETUNE_TERMINATION_MESSAGE_PATH"
 """File that the summary is written to instead of the kubelet's."""
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_ROOM_WORDS: Final = ("No space left on device", ". unexpected pos ")
+"""What torch and safetensors say, which write their files themselves. The second is torch's file writer (inline_container.cc) when less was
+written than it had asked for; it says no more.
+"""
 _MESSAGE_MAX_CHARACTERS: Final = 4000
 
 
@@ -48,8 +52,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _is_out_of_room(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _NO_ROOM
-    # torch and safetensors write their files themselves, and say no more than this
-    return "No space left on device" in str(error)
+    return any(words in str(error) for words in _NO_ROOM_WORDS)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -105,12 +105,12 @@ class CheckpointUploader:
                 raise StorageFailed(f"{self._failures_in_row} checkpoints in a row could not be written: {self._last_failure.message}")
 
     def drain(self, timeout: float | None = None) -> None:
-        """Drop what waits, and wait for what is on its way, at most ``timeout`` seconds."""
+        """Wait until all checkpoints are published, at most ``timeout`` seconds; what has not begun by then is dropped."""
         with self._changed:
-            self._waiting = None
             self._closed = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._busy, timeout)
+            self._changed.wait_for(lambda: self._waiting is None and not self._busy, timeout)
+            self._waiting = None
 
     def _work(self) -> None:
         while True:
