@@ -26,20 +26,22 @@ _FOUND = """
 
 - A run's Job was not removed when its time to live was over, unless something else happened to the run or the operator restarted: no
   watch event follows the operator's own last write. It now sets its clock by that write.
-- What was deleted between the operator's own list and the list with which a watch begins (1 to 3 s at a start, or the gap of a 410) stayed
-  in its view until the next resync, up to 5 minutes: a run suspended just then went on being shown as running. A watch that begins anew
-  now calls for a comparison a second later.
-- A 409 in answer to a deletion was always taken for "another object has the name"; one that asked for another try left the Job there for
-  good. The object is now looked at before the deletion counts as done.
-- A watch of FineTuneSweeps that was answered 410 (all others were got over) made kopf give up, and a second watch that hung kept the process
-  from ending: it went on with nothing but comparisons, up to 5 minutes late. All watches begin anew now, and the process ends within 10 s when
-  kopf does, for the kubelet to start it again.
-- A pod that the kubelet evicted for its own use of the disk was told as a crash by SIGKILL. It is `StorageFailed` now, with what to raise.
+- What was deleted between the operator's own list and the list with which a watch begins (1 to 3 s at a start, or the gap of a 410)
+  stayed in its view until the next resync, up to 5 minutes: a run suspended just then went on being shown as running. A watch that
+  begins anew now calls for a comparison a second later.
+- A 409 in answer to a deletion was always taken for "another object has the name"; one that asked for another try left the Job there
+  for good. The object is now looked at before the deletion counts as done.
+- A watch of FineTuneSweeps that was answered 410 (all others were got over) made kopf give up, and a second watch that hung kept the
+  process from ending: it went on with nothing but comparisons, up to 5 minutes late. All watches begin anew now, and the process ends
+  within 10 s when kopf does, for the kubelet to start it again.
+- A pod that the kubelet evicted for its own use of the disk was told as a crash by SIGKILL. It is `StorageFailed` now, with what to
+  raise.
 
-On the trainer's side (`tests/trainer/test_troubles.py`: a store that fails in the last upload, credentials taken back in mid-run, a full disk):
+On the trainer's side (`tests/trainer/test_troubles.py`: a store that fails in the last upload, credentials taken back in mid-run, a
+full disk):
 
-- The last checkpoint was dropped if the one before it was still on its way when training ended; a pod lost while it published then cost the steps
-  between. It is waited for now.
+- The last checkpoint was dropped if the one before it was still on its way when training ended; a pod lost while it published then cost
+  the steps between. It is waited for now.
 - A disk that was full while torch wrote its files ended in `TrainerCrashed`, without the reason. It is `StorageFailed` now.
 """
 
