@@ -52,7 +52,7 @@ operator-environment: $(UV)
 	UV_PROJECT_ENVIRONMENT=.venv-operator $(UV) sync --quiet --frozen --no-default-groups --extra operator --group test
 
 .PHONY: integration
-integration: setup binaries ## Tests on a real control plane (etcd, API server, controllers, scheduler): no root needed
+integration: setup binaries chromium ## Tests on a real control plane (etcd, API server, controllers, scheduler): no root needed
 	$(PYTEST) tests/integration tests/devcluster tests/browser -m "not node and not torch" -n 2 --dist loadfile
 
 .PHONY: faults
@@ -116,8 +116,7 @@ upgrade: setup binaries ## The chart upgraded with runs under way, from the rele
 	FINETUNE_PREVIOUS=$(CURDIR)/.dev/previous $(PYTEST) tests/integration/chart/test_upgrade.py
 
 .PHONY: page
-page: setup binaries ## The operator's page in Chromium (installed as root on Debian); takes the docs' pictures of it
-	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+page: setup binaries chromium ## The operator's page in Chromium; takes the docs' pictures of it
 	FINETUNE_PICTURES=docs/images $(PYTEST) tests/browser
 
 .PHONY: drill
@@ -175,6 +174,10 @@ format: setup ## Format the code and mend what ruff can
 .PHONY: binaries
 binaries: setup ## Kubernetes, etcd, Helm, CoreDNS and an S3 server, built from Go modules and cached
 	$(PYTHON) -m finetune_devcluster binaries
+
+.PHONY: chromium
+chromium: ## Chromium, to look at the operator's page with (as root on Debian; elsewhere those tests say that they were left out)
+	-@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
 .PHONY: packages
 packages: setup ## The Debian packages that a node needs (as root on Debian; elsewhere says what is missing, and goes on)

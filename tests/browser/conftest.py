@@ -160,6 +160,8 @@ def browser() -> Iterator[Browser]:
     """Debian's Chromium, without a window."""
     program = shutil.which("chromium")
     if program is None:
+        if os.environ.get("FINETUNE_REQUIRE_NODE"):
+            pytest.fail("chromium is not installed, and has to be here: make chromium")
         pytest.skip("chromium is not installed: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
