@@ -60,7 +60,7 @@ def test_phases_lead_from_pending_to_succeeded(run: Run, succeeded: Object) -> N
     assert status["progress"]["percentage"] == 100
     assert status["progress"]["step"] == status["progress"]["totalSteps"] == STEPS
     assert (status["restarts"], status["observedGeneration"]) == (0, 1)
-    assert status["dataset"] == {"examples": 190, "evalExamples": 10, "dropped": 0, "truncated": 0}
+    assert status["dataset"] == {"examples": 190, "evalExamples": 10, "dropped": 0, "truncated": 0, "duplicates": 0, "malformed": 0}
     # Counted by the operator from the trainer's own summary: nothing stands there that only a report has told.
     assert status["metrics"]["evalLoss"] < status["metrics"]["baseEvalLoss"]
 
