@@ -121,6 +121,10 @@ def test_fault_of_one_is_counted_once(trainers: Trainers, workspace: Path) -> No
     assert codes[0] not in (0, ExitCode.PEER_LOST, ExitCode.INTERRUPTED), group[0].log
 
 
+def newest_step(checkpoints: Path) -> int:
+    return max((int(manifest.parent.name.removeprefix("step-")) for manifest in checkpoints.glob("step-*/manifest.json")), default=0)
+
+
 def test_one_that_begins_anew_alone_makes_the_others_begin_anew(trainers: Trainers, workspace: Path) -> None:
     """Its pod was replaced before the others saw that it was gone."""
     name = "group-replaced"
@@ -138,8 +142,10 @@ def test_one_that_begins_anew_alone_makes_the_others_begin_anew(trainers: Traine
     third = start(1, "c")
     assert first.wait() == ExitCode.PEER_LOST, first.log
     second.send(signal.SIGKILL)
+    before = newest_step(checkpoints)
     fourth = start(0, "d")
-    third.wait_for(lambda: "going on from the checkpoint" in third.log, "resumption")
+    third.wait_for(lambda: newest_step(checkpoints) > before, "a checkpoint of both")
+    assert "going on from the checkpoint" in third.log
     fourth.send(signal.SIGTERM)
     assert end([fourth, third]) == [ExitCode.INTERRUPTED] * 2, third.log
 

@@ -39,8 +39,9 @@ class Bench:
         return LiveRun(self.cluster, self.node, namespace, "run")
 
     def read_authority(self) -> str:
-        secret = self.cluster.client.request("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets/{TLS_SECRET}")
-        return base64.b64decode(secret["data"]["ca.crt"]).decode()
+        path = f"/api/v1/namespaces/{NAMESPACE}/secrets/{TLS_SECRET}"
+        encoded = wait_until(lambda: self.cluster.client.request("GET", path).get("data", {}).get("ca.crt"), "the operator's certificate")
+        return base64.b64decode(encoded).decode()
 
 
 @pytest.fixture(scope="module")
