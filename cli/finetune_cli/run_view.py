@@ -11,6 +11,7 @@ from rich.text import Text
 
 from finetune_api.quantity import parse_quantity
 from finetune_cli.curve import render_plot
+from finetune_cli.next_steps import build_next_steps
 from finetune_cli.tables import build_event_table, count_gpus, show_phase
 from finetune_cli.words import PHASE_STYLES, printable, say_age, say_bytes, say_count, say_duration, say_number
 from finetune_sdk.run import Run, RunEvent
@@ -33,6 +34,8 @@ def build_run_view(run: Run, events: Sequence[RunEvent], now: datetime, width: i
             Text(),
             Text.assemble((f"{artifact.name} ", "bold"), artifact.uri, f"  {say_bytes(artifact.size_bytes)}\n", (artifact.digest, "dim")),
         ]
+    if steps := build_next_steps(run):
+        parts += [Text(), Text("next", style="bold"), *(Text(printable(step), overflow="fold") for step in steps)]
     if events:
         parts += [Text(), build_event_table(events[-most_events:], now)]
     return Panel(

@@ -13,7 +13,8 @@ from finetune_api.sweep import parse_sweep_manifest
 from finetune_api.sweep.trials import check_trials
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-MANIFESTS = sorted(EXAMPLES.rglob("*.yaml"))
+SERVING = EXAMPLES / "serving"
+MANIFESTS = sorted(path for path in EXAMPLES.rglob("*.yaml") if SERVING not in path.parents)
 
 
 class _KubernetesLoader(yaml.SafeLoader):
