@@ -8,6 +8,11 @@ import subprocess
 import time
 
 
+def _take_interrupts() -> None:
+    # Whoever started the tests in the background of a shell has them, and all that they start, ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A program on a terminal of its own."""
 
@@ -15,7 +20,12 @@ class Terminal:
         parent, child = pty.openpty()
         environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
         self._process = subprocess.Popen(
-            command, stdin=child, stdout=child, stderr=child, env={**environment, "TERM": "xterm-256color", "COLUMNS": "110", "LINES": "50"}
+            command,
+            stdin=child,
+            stdout=child,
+            stderr=child,
+            env={**environment, "TERM": "xterm-256color", "COLUMNS": "110", "LINES": "50"},
+            preexec_fn=_take_interrupts,  # noqa: PLW1509  a single call, which allocates nothing
         )
         os.close(child)
         self._parent = parent
