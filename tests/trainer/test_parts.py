@@ -199,23 +199,16 @@ class TestProgress:
 class TestUploader:
     def test_newest_waits_and_those_between_are_dropped(self, tmp_path: Path) -> None:
         store = make_store(tmp_path)
-        gate, reached = threading.Event(), threading.Event()
-
-        class Slow(CheckpointStore):
-            def publish(self, folder: Path, fields: ManifestFields, **options: Any) -> Any:
-                reached.set()
-                assert gate.wait(20)
-                return super().publish(folder, fields, **options)
-
         done: list[int] = []
-        uploader = CheckpointUploader(Slow(store, "uid-1"), 2, done.append)
+        slow = Gated(store, "uid-1")
+        uploader = CheckpointUploader(slow, 2, done.append)
         folders = {step: make_folder(tmp_path, step) for step in (1, 2, 3)}
         uploader.submit(folders[1], fields(1))
-        assert reached.wait(20)
+        assert slow.reached.wait(20)
         for step in (2, 3):
             uploader.submit(folders[step], fields(step))
         assert not folders[2].exists()
-        gate.set()
+        slow.gate.set()
         wait_until_done(done, 2)
         uploader.drain()
         assert done == [1, 3]
@@ -224,39 +217,25 @@ class TestUploader:
 
     def test_the_last_one_is_published_before_the_end_even_if_it_still_waits(self, tmp_path: Path) -> None:
         store = make_store(tmp_path)
-        gate, reached = threading.Event(), threading.Event()
-
-        class Slow(CheckpointStore):
-            def publish(self, folder: Path, fields: ManifestFields, **options: Any) -> Any:
-                reached.set()
-                assert gate.wait(20)
-                return super().publish(folder, fields, **options)
-
         done: list[int] = []
-        uploader = CheckpointUploader(Slow(store, "uid-1"), 2, done.append)
+        slow = Gated(store, "uid-1")
+        uploader = CheckpointUploader(slow, 2, done.append)
         uploader.submit(make_folder(tmp_path, 1), fields(1))
-        assert reached.wait(20)
+        assert slow.reached.wait(20)
         uploader.submit(make_folder(tmp_path, 2), fields(2))
-        threading.Timer(0.2, gate.set).start()
+        threading.Timer(0.2, slow.gate.set).start()
         uploader.drain()
         assert done == [1, 2]
 
     def test_what_has_not_begun_in_time_is_dropped(self, tmp_path: Path) -> None:
-        gate, reached = threading.Event(), threading.Event()
-
-        class Stuck(CheckpointStore):
-            def publish(self, folder: Path, fields: ManifestFields, **options: Any) -> Any:
-                del folder, fields, options
-                reached.set()
-                assert gate.wait(20)
-
         done: list[int] = []
-        uploader = CheckpointUploader(Stuck(make_store(tmp_path), "uid-1"), 2, done.append)
+        slow = Gated(make_store(tmp_path), "uid-1")
+        uploader = CheckpointUploader(slow, 2, done.append)
         uploader.submit(make_folder(tmp_path, 1), fields(1))
-        assert reached.wait(20)
+        assert slow.reached.wait(20)
         uploader.submit(make_folder(tmp_path, 2), fields(2))
         uploader.drain(0.05)
-        gate.set()
+        slow.gate.set()
         wait_until_done(done, 1)
         uploader.drain()
         assert done == [1]
@@ -290,6 +269,19 @@ class TestUploader:
         uploader = CheckpointUploader(CheckpointStore(store, "uid-1"), 2, lambda _: None)
         with pytest.raises(StorageFailed):
             uploader.publish_now(make_folder(tmp_path, 1), fields(1))
+
+
+class Gated(CheckpointStore):
+    """Publishes nothing before the gate is open."""
+
+    def __init__(self, store: Any, uid: str) -> None:
+        super().__init__(store, uid)
+        self.gate, self.reached = threading.Event(), threading.Event()
+
+    def publish(self, folder: Path, fields: ManifestFields, **options: Any) -> Any:
+        self.reached.set()
+        assert self.gate.wait(20)
+        return super().publish(folder, fields, **options)
 
 
 def make_store(folder: Path) -> Any:
