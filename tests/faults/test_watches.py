@@ -127,8 +127,13 @@ async def test_a_watch_that_begins_anew_with_nothing_to_show(bench: Bench, figur
         await case.until_phase("Succeeded")
         assert rule.hits
         assert lane.operator.starts == 1
-    assert took <= 30.0
-    figures.add(6, "410, and the list from which the watch begins anew is empty", f"Job made again {took:.1f} s after (resync every 300 s)")
+    figures.add(
+        6,
+        "410, and the list from which the watch begins anew is empty",
+        f"Job made again {took:.1f} s after (resync every 300 s)",
+        took=took,
+        budget=30.0,
+    )
 
 
 async def test_a_watch_is_answered_410(bench: Bench, figures: Figures) -> None:
@@ -158,9 +163,12 @@ async def test_a_watch_is_answered_410(bench: Bench, figures: Figures) -> None:
         jobless.check(jobs_of_an_attempt=2)
         assert all(rule.hits for rule in rules)
         assert lane.operator.starts == 1
-    assert took <= 30.0
     figures.add(
-        6, "410 as the answer to every watch, deletions in the gap", f"Job made again and run to its end in {took:.1f} s, 0 restarts"
+        6,
+        "410 as the answer to every watch, deletions in the gap",
+        f"Job made again and run to its end in {took:.1f} s, 0 restarts",
+        took=took,
+        budget=30.0,
     )
 
 
@@ -208,11 +216,12 @@ async def test_watches_answered_with_errors(bench: Bench, figures: Figures, stat
         refused = len(rule.hits) + sum(len(other.hits) for other in others)
         starts = lane.operator.starts
     assert refused
-    assert took <= 30.0
     figures.add(
         7,
         f"{status} on every watch for {seconds:.0f} s",
         f"{refused} refused, {starts - 1} restarts; a run created then is done {took:.1f} s after",
+        took=took,
+        budget=30.0,
     )
 
 
@@ -244,11 +253,12 @@ async def test_api_server_gone(bench: Bench, figures: Figures, full: bool) -> No
         await suspended.converge((await measure_clean(bench, SUSPEND)).state)
         await bench.check_silence(cases, 3.0)
         starts = lane.operator.starts
-    assert took <= 30.0
     figures.add(
         8,
         f"no API server for {seconds:.0f} s",
         f"one run ended, one created, one suspended meanwhile: caught up {took:.1f} s after, {starts - 1} restarts",
+        took=took,
+        budget=30.0,
     )
 
 
@@ -264,8 +274,9 @@ async def test_watches_fall_silent(bench: Bench, figures: Figures, full: bool) -
         took = time.monotonic() - began
         await case.until_phase("Succeeded")
         await case.converge((await measure_clean(bench, COMPLETE)).state)
-    assert took <= 75.0
-    figures.add(9, "every watch silent, connections open", f"Job of a new run {took:.1f} s after (resync every {resync} s)")
+    figures.add(
+        9, "every watch silent, connections open", f"Job of a new run {took:.1f} s after (resync every {resync} s)", took=took, budget=75.0
+    )
 
 
 async def test_the_witness_is_not_deceived(bench: Bench) -> None:
