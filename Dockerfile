@@ -9,6 +9,11 @@
 #
 #   docker build --secret id=ca-certificates,src=/etc/ssl/certs/ca-certificates.crt \
 #     --build-arg SSL_CERT_FILE=/run/secrets/ca-certificates …
+#
+# VERSION is what the tree's newest tag says (`make -s version`): git's history is not part of the build's context.
+#
+# For several architectures (linux/amd64, linux/arm64): `docker buildx build --platform linux/amd64,linux/arm64 …`, or buildah's
+# `--platform` with `--manifest`. Stages whose result is the same everywhere run on the builder's own architecture.
 ARG BASE_IMAGE=python:3.12-slim
 ARG UV_VERSION=0.13.8
 
@@ -18,14 +23,16 @@ FROM ${BASE_IMAGE} AS base
 RUN echo 'finetune:x:10001:10001::/tmp:/usr/sbin/nologin' >>/etc/passwd && echo 'finetune:x:10001:' >>/etc/group
 
 # Programs of the build; none of them is in an image.
-FROM base AS tools
+FROM --platform=$BUILDPLATFORM ${BASE_IMAGE} AS tools
 ARG UV_VERSION
 ARG HATCHLING_VERSION=1.33.0
+ARG HATCH_VCS_VERSION=0.5.0
 ARG SSL_CERT_FILE
 RUN --mount=type=secret,id=environment --mount=type=secret,id=ca-certificates \
     set -a; if [ -f /run/secrets/environment ]; then . /run/secrets/environment; fi; set +a; \
     export PIP_CERT="${PIP_CERT:-${SSL_CERT_FILE:-}}" && python3 -m venv /opt/tools && \
-    /opt/tools/bin/pip install --quiet --no-cache-dir --disable-pip-version-check "uv==${UV_VERSION}" "hatchling==${HATCHLING_VERSION}"
+    /opt/tools/bin/pip install --quiet --no-cache-dir --disable-pip-version-check "uv==${UV_VERSION}" "hatchling==${HATCHLING_VERSION}" \
+      "hatch-vcs==${HATCH_VCS_VERSION}"
 
 # What uv.lock says of each image, as files of their own: a layer of dependencies is built anew only when its own file changes.
 FROM tools AS requirements
@@ -37,19 +44,21 @@ RUN for target in operator trainer; do \
         --output-file /requirements/$target/requirements.txt && touch -d @0 /requirements/$target/requirements.txt /requirements/$target || exit 1; \
     done
 
-# The project's own packages, installed and compiled, without anything that they need.
+# The project's own packages, installed and compiled, without anything that they need: Python alone, the same on every architecture.
 FROM tools AS project
-COPY pyproject.toml README.md /source/
+ARG VERSION=0.0.0.dev0
+COPY pyproject.toml README.md LICENSE /source/
 COPY api/finetune_api /source/api/finetune_api
 COPY operator/finetune_operator /source/operator/finetune_operator
 COPY trainer/finetune_trainer /source/trainer/finetune_trainer
 COPY sdk/finetune_sdk /source/sdk/finetune_sdk
 COPY cli/finetune_cli /source/cli/finetune_cli
-RUN cd /source && /opt/tools/bin/python -m hatchling build --target wheel --directory /wheels && \
+RUN export SETUPTOOLS_SCM_PRETEND_VERSION="${VERSION}" && cd /source && /opt/tools/bin/python -m hatchling build --target wheel --directory /wheels && \
     /opt/tools/bin/uv venv --quiet --python "$(command -v python3)" /opt/finetune && \
     /opt/tools/bin/uv pip install --quiet --python /opt/finetune --offline --no-deps /wheels/*.whl && \
     /opt/finetune/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/finetune/lib
 
+# From here on, each architecture for itself: wheels with compiled parts.
 FROM base AS operator-dependencies
 ARG UV_VERSION
 ARG SSL_CERT_FILE
@@ -81,7 +90,9 @@ RUN --mount=type=cache,id=uv,target=/var/cache/uv --mount=type=secret,id=environ
 FROM operator-dependencies AS operator
 COPY --from=project /opt/finetune /opt/finetune
 ENV PATH=/opt/finetune/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ARG VERSION=0.0.0.dev0
 LABEL org.opencontainers.image.title="finetune-operator" \
+      org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.description="Kubernetes operator for QLoRA fine-tuning: runs FineTuneJobs" \
       org.opencontainers.image.licenses="Apache-2.0"
 WORKDIR /
@@ -92,7 +103,9 @@ ENTRYPOINT ["finetune-operator"]
 FROM trainer-dependencies AS trainer
 COPY --from=project /opt/finetune /opt/finetune
 ENV PATH=/opt/finetune/bin:/usr/local/bin:/usr/bin:/bin HOME=/work PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ARG VERSION=0.0.0.dev0
 LABEL org.opencontainers.image.title="finetune-trainer" \
+      org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.description="Trainer of FineTuneJobs: QLoRA by TRL, PEFT and bitsandbytes" \
       org.opencontainers.image.licenses="Apache-2.0"
 WORKDIR /work

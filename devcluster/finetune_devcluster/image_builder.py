@@ -34,12 +34,15 @@ _SOURCES = (
     "pyproject.toml",
     "uv.lock",
     "README.md",
+    "LICENSE",
     "api/finetune_api",
     "operator/finetune_operator",
     "trainer/finetune_trainer",
     "sdk/finetune_sdk",
     "cli/finetune_cli",
 )
+_VERSION = "0.0.0.dev0"
+"""Of images that no release is made of; what they are made of follows it."""
 _LOCK_TIMEOUT = 3600.0
 _KEPT_LAYOUTS = 2
 _STORAGE_LIMIT = 10 << 30
@@ -174,7 +177,9 @@ def _build_with(buildah: Buildah, root: Path, target: str) -> Image:
     # Counted before the build: what changes while it runs belongs to the next one.
     reference = build_reference(target, compute_key(root, target, _base_description()))
     _say(f"image {reference}: building from {base}")
-    arguments = ["--target", target, "--build-arg", f"BASE_IMAGE={base}", *_build_environment(buildah), *_mount_package_cache()]
+    version = f"{_VERSION}+tree.{reference.rpartition(':')[2]}"
+    arguments = ["--target", target, "--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"VERSION={version}"]
+    arguments += [*_build_environment(buildah), *_mount_package_cache()]
     buildah.build(root, reference, arguments)
     layout = _write_layout(buildah, reference)
     buildah.prune(reference, _STORAGE_LIMIT)

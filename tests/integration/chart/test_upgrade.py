@@ -170,6 +170,6 @@ def test_an_upgrade_from_the_release_before_touches_no_run_and_removing_it_takes
 def test_the_kustomize_base_is_what_the_api_server_takes(plane: Cluster) -> None:
     plane.kubectl("apply", "--server-side", "--force-conflicts", "--kustomize", str(ROOT / "kustomize" / "operator"))
     deployment = json.loads(plane.kubectl("--namespace", NAMESPACE, "get", "deployment", RELEASE, "--output=json"))
-    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "finetune-operator:0.1.0"
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "finetune-operator:0.0.0-dev"
     # Taking it away again would take the CRDs along, and every run with them: that is what the guide warns of.
     assert "finetunejobs.finetune.dev" in plane.kubectl("get", "crds", "--output=name")

@@ -363,8 +363,8 @@ def test_one_registry_serves_both_images(helm: Helm) -> None:
     assert spoken.returncode == 0, spoken.stderr
     objects = [each for each in yaml.safe_load_all(spoken.stdout) if each]
     container = find_one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    assert container["image"] == "registry.internal:5000/mirror/finetune-operator:0.1.0"
-    assert read_environment(objects)["FINETUNE_TRAINER_IMAGE"] == "registry.internal:5000/mirror/ml/trainer:0.1.0"
+    assert container["image"] == "registry.internal:5000/mirror/finetune-operator:0.0.0-dev"
+    assert read_environment(objects)["FINETUNE_TRAINER_IMAGE"] == "registry.internal:5000/mirror/ml/trainer:0.0.0-dev"
 
 
 def test_secrets_for_pulling_add_up(render: Render) -> None:
