@@ -37,6 +37,7 @@ lint: setup ## Style, types, layers, and that generated files are as generated
 	$(PYTHON) -m finetune_api.generate --check
 	$(PYTHON) -m finetune_cli.reference --check
 	$(PYTHON) -m finetune_operator.metrics.reference --check
+	$(PYTHON) -m release.licences
 
 .PHONY: unit
 unit: setup ## Tests that need no cluster and no training library
@@ -131,7 +132,42 @@ matrix: setup ## Every adapter with every quantisation, trained for real or refu
 families: setup ## Every family of models in every way, as tiny ones: docs/reference/families.md. Takes minutes
 	$(PYTHON) -m benchmarks.families
 
-##@ Release
+##@ Release (docs/guide/releasing.md has the order)
+
+.PHONY: version
+version: setup ## Print the version of this tree, as images and chart have it; the newest tag says it
+	@$(PYTHON) -m release.version --semantic
+
+.PHONY: licences
+licences: setup ## What is shipped has licences that let us; part of `make lint`
+	$(PYTHON) -m release.licences
+
+.PHONY: sbom
+sbom: setup ## A bill of materials (CycloneDX) of each image's packages, into dist/
+	$(PYTHON) -m release.sbom --to dist
+
+.PHONY: audit
+audit: setup ## Known vulnerabilities of what is locked. Error 1: some; error 69: nobody could be asked (OSV_URL names a mirror)
+	$(PYTHON) -m release.audit
+
+.PHONY: chart
+chart: setup ## The chart as a file, with the version of this tree, into dist/
+	$(PYTHON) -m release.chart --to dist
+
+.PHONY: dist
+dist: setup ## Everything that a release publishes beside its images, with checksums, into dist/
+	rm -rf dist
+	$(UV) build --quiet --out-dir dist
+	rm -f dist/.gitignore
+	$(PYTHON) -m release.chart --to dist
+	$(PYTHON) -m release.sbom --to dist
+	cd dist && sha256sum -- * >SHA256SUMS && cat SHA256SUMS
+
+.PHONY: release-check
+release-check: setup ## May this commit be released? At a tag, in the changelog, tested, reproducible, audited
+	$(PYTHON) -m release.version --check
+	$(PYTHON) -m release.changelog
+	$(MAKE) reproducible audit test
 
 .PHONY: reproducible
 reproducible: setup ## Build the wheel twice and compare: the same source gives the same bytes
