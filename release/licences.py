@@ -51,11 +51,16 @@ class Policy:
         return cls(frozenset(raw["allowed"]), raw.get("words", {}), tuple(reviews))
 
 
+def read_field(package: Distribution, name: str) -> str:
+    """Return a field of a package's metadata, empty where it has none."""
+    return next(iter(package.metadata.get_all(name) or ()), "").strip()
+
+
 def read_licence(package: Distribution, words: Mapping[str, str]) -> str | None:
     """Return the licence that a package's metadata states, as an SPDX expression where it can be read as one; None if it states none."""
-    if expression := package.metadata.get("License-Expression"):
-        return str(expression)
-    stated = (package.metadata.get("License") or "").strip()
+    if expression := read_field(package, "License-Expression"):
+        return expression
+    stated = read_field(package, "License")
     if stated and len(stated) <= _LONGEST_NAME and (stated in words or _is_known(stated)):
         return words.get(stated, stated)
     classified = [

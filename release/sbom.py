@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from packaging.requirements import Requirement
 
-from release.licences import Policy, read_licence
+from release.licences import Policy, read_field, read_licence
 from release.packages import IMAGES, list_packages
 from release.version import ROOT, compute_semantic_version, read_version
 
@@ -103,8 +103,8 @@ def _build_component(exported: dict[str, Any], package: Distribution | None, wor
     component: dict[str, Any] = {key: exported[key] for key in ("type", "bom-ref", "name", "version", "purl") if key in exported}
     if package is None:
         pass
-    elif expression := package.metadata.get("License-Expression"):
-        component["licenses"] = [{"expression": str(expression)}]
+    elif expression := read_field(package, "License-Expression"):
+        component["licenses"] = [{"expression": expression}]
     elif name := read_licence(package, words):
         component["licenses"] = [{"license": {"name": name}}]
     references = [each for each in exported.get("externalReferences", ()) if _is_for_linux(each["url"])]
