@@ -34,9 +34,10 @@ def export_lock(image: str, root: Path = ROOT) -> dict[str, Any]:
     return document
 
 
-def list_locked(image: str, python: str = PYTHON, root: Path = ROOT) -> dict[str, str]:
-    """Return the version of each package that the lock has for an image on Linux with this Python, by name."""
+def list_locked(image: str, python: str = PYTHON, machine: str = "x86_64", root: Path = ROOT) -> dict[str, str]:
+    """Return the version of each package that the lock has for an image on Linux with this Python and architecture, by name."""
     environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux", "platform_system": "Linux"}
+    environment |= {"os_name": "posix", "platform_machine": machine, "implementation_name": "cpython"}
     text = _export(image, root, "--format=requirements.txt", "--no-hashes", "--no-annotate", "--no-header", "--no-emit-project")
     locked = {}
     for line in text.splitlines():
