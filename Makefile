@@ -38,6 +38,7 @@ lint: setup ## Style, types, layers, and that generated files are as generated
 	$(PYTHON) -m finetune_cli.reference --check
 	$(PYTHON) -m finetune_operator.metrics.reference --check
 	$(PYTHON) -m release.licences
+	$(PYTHON) -m release.support --check
 
 .PHONY: unit
 unit: setup ## Tests that need no cluster and no training library
@@ -118,7 +119,7 @@ upgrade: setup binaries ## The chart upgraded with runs under way, from the rele
 
 .PHONY: page
 page: setup binaries chromium ## The operator's page in Chromium; takes the docs' pictures of it
-	FINETUNE_PICTURES=docs/images $(PYTEST) tests/browser
+	FINETUNE_PICTURES=docs/pictures $(PYTEST) tests/browser
 
 .PHONY: drill
 drill: setup binaries ## One run preempted twenty times at random steps on a real node; writes docs/reference/preemption-drill.md
@@ -131,6 +132,12 @@ matrix: setup ## Every adapter with every quantisation, trained for real or refu
 .PHONY: families
 families: setup ## Every family of models in every way, as tiny ones: docs/reference/families.md. Takes minutes
 	$(PYTHON) -m benchmarks.families
+
+.PHONY: pictures
+pictures: setup binaries chromium page ## The docs' pictures, of the page and of a real run on a cluster of its own: docs/pictures. Takes minutes
+	-$(PYTHON) -m finetune_devcluster packages
+	trap '$(PYTHON) examples/quickstart/demo.py --cluster pictures --down' EXIT; \
+	  $(PYTHON) examples/quickstart/demo.py --cluster pictures --simulated-gpus 1 --keep && $(PYTHON) -m release.pictures --cluster pictures
 
 ##@ Release (docs/guide/releasing.md has the order)
 
@@ -199,6 +206,7 @@ generate: setup ## Write the CRD, the editors' schema and the reference anew fro
 	$(PYTHON) -m finetune_api.generate
 	$(PYTHON) -m finetune_cli.reference
 	$(PYTHON) -m finetune_operator.metrics.reference
+	$(PYTHON) -m release.support
 	$(PYTHON) -c 'from tests.support.chart_values import PAGE, render_page; PAGE.write_text(render_page())'
 	$(PYTHON) -c 'from tests.support.kustomize_base import BASE, render_base; BASE.write_text(render_base())'
 
