@@ -91,6 +91,10 @@ bench-baseline: setup binaries operator-environment ## Ours, plain Jobs and a te
 bench-scale: setup binaries operator-environment ## 10,000 at once, at 50/s, idle and after a restart; 1,000 that report (an hour on two cores)
 	$(PYTHON) benchmarks/operator/scale.py $(BENCH_FLAGS)
 
+.PHONY: soak
+soak: setup binaries operator-environment ## An hour of churn under random faults: does anything grow, get stuck, stay behind? MINUTES=60
+	PYTHONPATH=. $(PYTHON) benchmarks/operator/soak.py --minutes $(or $(MINUTES),60) $(BENCH_FLAGS)
+
 .PHONY: bench-page
 bench-page: setup ## Write docs/reference/scale.md from the kept figures
 	$(PYTHON) benchmarks/operator/page.py

@@ -85,6 +85,10 @@ class OperatorProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def cpu_seconds(self) -> float:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -285,7 +289,8 @@ class Bench:
 async def open_bench(name: str, scratch: Path, *, pods_per_second: int | None = None) -> AsyncIterator[Bench]:
     """Start a control plane. ``pods_per_second`` is the rate of the controller manager's client; None is Kubernetes' own (20)."""
     with _ControllersAt(pods_per_second or 20), Cluster.up(f"{name}-{os.getpid()}", ephemeral=True) as cluster:
-        cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "finetunejobs.yaml"))
+        for plural in ("finetunejobs", "finetunesweeps"):
+            cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / f"{plural}.yaml"))
         os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
         client = await KubeClient.connect("benchmark")
         bench = Bench(cluster, client, scratch)

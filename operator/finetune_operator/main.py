@@ -105,6 +105,7 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
     leadership = _build_leadership(settings, client)
     registry = CollectorRegistry()
     metrics = OperationMetrics(registry)
+    metrics.add_event_loop(asyncio.get_running_loop())
     client.on_call = metrics.note_call
     writer = client.fenced(lambda: leadership.seconds_left)
     queue, sweep_queue = WorkQueue(), WorkQueue()

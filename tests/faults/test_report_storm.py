@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.faults.support.bench import Bench
+from tests.faults.support.bench import Bench, Case
 from tests.faults.support.figures import Figures
 from tests.faults.support.oracle import read_operator_writes
 from tests.faults.support.scenarios import SCENARIOS, measure_clean
@@ -67,9 +67,9 @@ async def test_a_storm_of_reports(bench: Bench, figures: Figures, full: bool, se
         assert lane.operator.starts == 1
         assert lane.operator.is_alive
         writes = read_operator_writes(Path(bench.cluster.audit_log), {case.namespace for case in cases}, since)
-        for sender in senders:
-            _check(sender)
-            sender.case.script.hold.set()  # type: ignore[union-attr]  # every sender holds its pod
+        for case, sender in zip(cases, senders, strict=True):
+            _check(case, sender)
+            case.script.hold.set()  # type: ignore[union-attr]  # every sender holds its pod
         await asyncio.gather(*(case.until_phase("Succeeded") for case in cases), bystander.converge(clean.state))
         await bench.check_silence([*cases, bystander], 2.0, grace=3.0)
     taken = {kind for (kind, status), count in answers.items() if status == 202 and count}
@@ -87,12 +87,12 @@ async def test_a_storm_of_reports(bench: Bench, figures: Figures, full: bool, se
     )
 
 
-def _check(sender: Sender) -> None:
+def _check(case: Case, sender: Sender) -> None:
     """What is in status was sent, and steps never went back. (The played trainer's last word is of a run of ten steps.)"""
-    sender.case.check()
+    case.check()
     steps = [
         sighting.body["status"]["progress"]["step"]
-        for sighting in sender.case.bench.witness.history[sender.case.namespace]
+        for sighting in case.bench.witness.history[case.namespace]
         if sighting.path == FINETUNEJOBS and "progress" in sighting.body.get("status", {})
     ]
     assert steps

@@ -100,6 +100,11 @@ RECONCILE_TIME: Final = Metric(
     _SHORT,
 )
 QUEUE_DEPTH: Final = Metric("finetune_workqueue_depth", "gauge", "Objects that wait for a worker now.", ("kind",))
+TASKS: Final = Metric(
+    "finetune_event_loop_tasks",
+    "gauge",
+    "Tasks of the event loop now: some dozens, and one for each object that changed within a second. A number that only grows is a leak.",
+)
 API_TIME: Final = Metric(
     "finetune_api_call_seconds",
     "histogram",
@@ -152,6 +157,7 @@ SECTIONS: Final[dict[str, tuple[Metric, ...]]] = {
         BUILD,
         RECONCILE_TIME,
         QUEUE_DEPTH,
+        TASKS,
         API_TIME,
         API_CALLS,
         WATCH_OPENED,

@@ -1,5 +1,6 @@
 """How the operator itself does: its queues, its calls, its watches, the reports that it takes."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -59,6 +60,10 @@ class OperationMetrics:
         """Count a report by the status code of the answer to it."""
         result = _REFUSALS.get(status, f"status_{status}") if status >= 300 else "relayed" if relayed else "accepted"
         self._reports.labels(result).inc()
+
+    def add_event_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Show how many tasks ``loop`` has."""
+        catalogue.TASKS.build_gauge(self._registry).set_function(lambda: len(asyncio.all_tasks(loop)))
 
     def add_queue(self, kind: str, depth: Callable[[], int]) -> None:
         """Show how many objects of ``kind`` wait."""

@@ -16,7 +16,7 @@ import aiohttp
 
 from finetune_api.artifact import Artifact
 from finetune_api.exit_codes import ExitCode
-from finetune_api.names import LABEL_JOB_UID, TRAINER_CONTAINER
+from finetune_api.names import LABEL_JOB_NAME, LABEL_JOB_UID, TRAINER_CONTAINER
 from finetune_api.progress import Metrics, Progress
 from finetune_api.reasons import Reason
 from finetune_api.summary import TrainerSummary, encode_summary
@@ -80,6 +80,8 @@ class PlayedNode:
         self._stopping: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.scripts: defaultdict[str, Script] = defaultdict(Script)
         """By namespace."""
+        self.scripts_of_runs: dict[tuple[str, str], Script] = {}
+        """By namespace and FineTuneJob: for namespaces with several."""
 
     async def __aenter__(self) -> Self:
         await self._register()
@@ -105,7 +107,8 @@ class PlayedNode:
 
     async def _play(self, pod: Object) -> None:
         namespace, uid, name = pod["metadata"]["namespace"], pod["metadata"]["uid"], pod["metadata"]["name"]
-        script, stopping = self.scripts[namespace], self._stopping[uid]
+        script = self.scripts_of_runs.get((namespace, pod["metadata"]["labels"][LABEL_JOB_NAME])) or self.scripts[namespace]
+        stopping = self._stopping[uid]
         path = f"/api/v1/namespaces/{namespace}/pods/{name}"
         number = len(script.started)
         script.started.append(name)

@@ -5,6 +5,7 @@ so each of them can be a crash point. Watch streams are passed on line by line.
 """
 
 import asyncio
+import itertools
 import json
 import random
 import ssl
@@ -55,6 +56,7 @@ class FaultProxy:
         self._events: Counter[tuple[str, str | None]] = Counter()
         self._watches: dict[int, tuple[Call, web.BaseRequest]] = {}
         self._silent: set[int] = set()
+        self._numbers = itertools.count()
         self._gone = False
         self.calls: list[Call] = []
         """Every call, in order."""
@@ -115,12 +117,17 @@ class FaultProxy:
             assert answer.status == 200, (target, answer.status)
             return await answer.read()
 
+    def forget(self) -> None:
+        """Drop what was kept of calls and watch events: for tests that go on for hours."""
+        self.calls.clear()
+        self.watch_events.clear()
+
     def writes(self, namespace: str | None = None) -> list[Call]:
         """Return the writes so far, of one namespace or all."""
         return [call for call in self.calls if call.is_write and namespace in (None, call.namespace)]
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        call = parse_call(len(self.calls), request.method, request.path_qs)
+        call = parse_call(next(self._numbers), request.method, request.path_qs)
         key = (call.signature, call.namespace)
         call.occurrence = self._occurrences[key]
         self._occurrences[key] += 1

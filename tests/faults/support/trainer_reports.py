@@ -11,16 +11,16 @@ import aiohttp
 from finetune_api.names import ENV_CONFIG, REPORT_PATH, report_audience
 from finetune_api.trainer_config import TrainerConfig
 from tests.faults.support.bench import Case
-from tests.faults.support.direct import Object
+from tests.faults.support.direct import DirectApi, Object
 from tests.faults.support.witness import JOBS, PODS
 
 
 class Sender:
     """The trainer of one run, and whoever else has its token."""
 
-    def __init__(self, case: Case, config: TrainerConfig, token: str) -> None:
+    def __init__(self, config: TrainerConfig, token: str) -> None:
         assert config.reporting is not None
-        self.case, self.url, self.token = case, config.reporting.url, token
+        self.url, self.token = config.reporting.url, token
         self.tls = ssl.create_default_context(cadata=config.reporting.ca_certificate)
         self.job = config.job.model_dump()
         self.step = 0
@@ -58,12 +58,18 @@ async def make_sender(case: Case) -> Sender:
     await case.create()
     await case.until_phase("Running")
     (job,), (pod,) = case.find(JOBS), case.find(PODS)
+    return await build_sender(case.bench.api, job, pod)
+
+
+async def build_sender(api: DirectApi, job: Object, pod: Object) -> Sender:
+    """Return the trainer in ``pod`` of ``job``, with a token such as its kubelet would ask for."""
     variables = job["spec"]["template"]["spec"]["containers"][0]["env"]
     config = TrainerConfig.model_validate_json(next(each["value"] for each in variables if each["name"] == ENV_CONFIG))
-    bound = {"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
+    metadata = pod["metadata"]
+    bound = {"apiVersion": "v1", "kind": "Pod", "name": metadata["name"], "uid": metadata["uid"]}
     request = {"spec": {"audiences": [report_audience(config.job.uid)], "expirationSeconds": 3600, "boundObjectRef": bound}}
-    path = f"/api/v1/namespaces/{case.namespace}/serviceaccounts/default/token"
-    return Sender(case, config, (await case.bench.api.call("POST", path, request))["status"]["token"])
+    path = f"/api/v1/namespaces/{metadata['namespace']}/serviceaccounts/default/token"
+    return Sender(config, (await api.call("POST", path, request))["status"]["token"])
 
 
 async def send(sender: Sender, step: int, port: int, token: str | None = None) -> int:
