@@ -27,7 +27,6 @@ class ApiModel(BaseModel):
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         json_schema_extra=_show_rules,
     )
 

@@ -4,18 +4,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema, NoDefault
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, NoDefault
 from pydantic_core import core_schema
+
+from finetune_api.generate.field_docs import read_field_docs
 
 Schema = dict[str, Any]
 
 
-class _WithFactoryDefaults(GenerateJsonSchema):
-    """Also shows the defaults that a factory makes.
+class _WithDocsAndDefaults(GenerateJsonSchema):
+    """Also shows the docstrings of fields, and the defaults that a factory makes.
 
-    A model's is written in full: `{}` would be filled from the defaults of its fields, but the API server holds a default to the
+    A model's default is written in full: `{}` would be filled from the defaults of its fields, but the API server holds a default to the
     CEL rules before it fills it.
     """
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        shown = super().model_schema(schema)
+        model: type[BaseModel] = schema["cls"]
+        docs = read_field_docs(model)
+        for name, field in model.model_fields.items():
+            if name in docs and (own := shown["properties"].get(field.alias or name)) is not None:
+                own.setdefault("description", docs[name])
+        return shown
 
     def get_default_value(self, schema: core_schema.WithDefaultSchema) -> object:
         factory = schema.get("default_factory")
@@ -29,7 +40,7 @@ class _WithFactoryDefaults(GenerateJsonSchema):
 
 def build_model_schema(model: type[BaseModel]) -> Schema:
     """Return the JSON Schema (draft 2020-12) of ``model`` by its JSON names, with every reference inlined."""
-    raw = model.model_json_schema(by_alias=True, mode="validation", schema_generator=_WithFactoryDefaults)
+    raw = model.model_json_schema(by_alias=True, mode="validation", schema_generator=_WithDocsAndDefaults)
     definitions: Mapping[str, Schema] = raw.pop("$defs", {})
     return _inline(raw, definitions)
 

@@ -1,5 +1,6 @@
 """What Prometheus is told of the operator itself, and that the catalogue names all of it."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -51,12 +52,23 @@ def test_what_is_asked_for_at_each_scrape_is_the_newest(registry: CollectorRegis
     assert registry.get_sample_value("finetune_leader") == 0
 
 
-def test_every_metric_is_in_the_catalogue_and_no_other(registry: CollectorRegistry, metrics: OperationMetrics) -> None:
+async def test_a_task_of_the_event_loop_is_counted_until_it_ends(registry: CollectorRegistry, metrics: OperationMetrics) -> None:
+    metrics.add_event_loop(asyncio.get_running_loop())
+    before = registry.get_sample_value("finetune_event_loop_tasks")
+    assert before is not None
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.sleep(0))
+        assert registry.get_sample_value("finetune_event_loop_tasks") == before + 1
+    assert registry.get_sample_value("finetune_event_loop_tasks") == before
+
+
+async def test_every_metric_is_in_the_catalogue_and_no_other(registry: CollectorRegistry, metrics: OperationMetrics) -> None:
     UsageMetrics(registry, {})
     registry.register(RunCollector(list, lambda: NOW))
     metrics.add_leadership(lambda: 0.0)
     metrics.add_resync(lambda: 0.0)
     metrics.add_reports(lambda: 0, lambda: NOW + timedelta(days=1))
+    metrics.add_event_loop(asyncio.get_running_loop())
     found = {(family.name, family.type) for family in registry.collect() if not family.name.startswith("process_")}
     assert found == {(metric.name, metric.kind) for metrics in SECTIONS.values() for metric in metrics}
 
