@@ -1,4 +1,4 @@
-"""Line plots as SVG, side by side: a value over sizes that grow by tens."""
+"""Line plots as SVG, side by side: a value over sizes that grow by tens, or over time."""
 
 import math
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ class Panel:
     title: str
     sizes: Sequence[float]
     values: Sequence[float]
+    timed: bool = False
+    """The sizes are minutes from 0 on, on a plain axis, and too many for a mark each."""
 
 
 def draw(panels: Sequence[Panel]) -> str:
@@ -28,11 +30,12 @@ def draw(panels: Sequence[Panel]) -> str:
 
 
 def _draw(panel: Panel) -> str:
-    low, high = math.log10(min(panel.sizes)), math.log10(max(panel.sizes))
+    scale = float if panel.timed else math.log10
+    low, high = 0.0 if panel.timed else scale(min(panel.sizes)), scale(max(panel.sizes))
     top = _round_up(max(panel.values))
 
     def x(size: float) -> float:
-        return MARGIN + (math.log10(size) - low) / ((high - low) or 1) * (WIDTH - MARGIN - 24)
+        return MARGIN + (scale(size) - low) / ((high - low) or 1) * (WIDTH - MARGIN - 24)
 
     def y(value: float) -> float:
         return HEIGHT - MARGIN + 12 - value / top * (HEIGHT - 2 * MARGIN)
@@ -44,6 +47,10 @@ def _draw(panel: Panel) -> str:
         parts.append(f'<text x="{MARGIN - 6}" y="{height + 4:.1f}" text-anchor="end">{top * share:g}</text>')
     points = [(x(size), y(value)) for size, value in zip(panel.sizes, panel.values, strict=True)]
     parts.append('<polyline points="' + " ".join(f"{across:.1f},{down:.1f}" for across, down in points) + '"/>')
+    if panel.timed:
+        marks = (0.0, high / 2, high)
+        parts += [f'<text x="{x(mark):.1f}" y="{HEIGHT - 14}" text-anchor="middle">{mark:.0f} min</text>' for mark in marks]
+        return "".join(parts)
     for (across, down), size, value in zip(points, panel.sizes, panel.values, strict=True):
         parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3" fill="#0969da"/>')
         parts.append(f'<text x="{across:.1f}" y="{down - 8:.1f}" text-anchor="middle">{value:,.3g}</text>')

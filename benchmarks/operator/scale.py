@@ -9,6 +9,7 @@ updates.
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -56,18 +57,21 @@ async def measure_growth(bench: Bench, counts: list[int]) -> None:
         print(f"{count} at once:", _render(rounds[-1]), flush=True)
 
 
-async def measure_steady(bench: Bench, count: int, per_second: float) -> Figures:
-    """FineTuneJobs at a rate that can be kept, then all of them at rest, then a restart with all of them."""
+async def measure_steady(bench: Bench, count: int, at_rate: int, per_second: float) -> Figures:
+    """FineTuneJobs at a rate that can be kept, the rest at once, then all of them at rest, then a restart with all of them."""
     load = os.getloadavg()[0]
-    figures: Figures = {"jobs": float(count), "applied per second": per_second, "load before": load}
+    figures: Figures = {"jobs": float(count), "applied at the rate": float(at_rate), "applied per second": per_second, "load before": load}
     with bench.operate() as operator:
         await bench.warm_up()
         audit, before = bench.audit(), operator.cpu_seconds()
-        await bench.create_all(FINETUNEJOBS, (build_finetunejob(f"run-{index:05}") for index in range(count)), per_second=per_second)
-        await bench.wait_for(JOBS, count)
+        manifests = (build_finetunejob(f"run-{index:05}") for index in range(count))
+        await bench.create_all(FINETUNEJOBS, itertools.islice(manifests, at_rate), per_second=per_second)
+        await bench.wait_for(JOBS, at_rate)
         audit.read()
         delays, _ = compute_delays(audit)
         figures |= {"p50 s": percentile(delays, 0.5), "p99 s": percentile(delays, 0.99)}
+        await bench.create_all(FINETUNEJOBS, manifests)
+        await bench.wait_for(JOBS, count)
         await _wait_for_silence(bench)
         audit.read()
         figures |= {
@@ -260,8 +264,13 @@ async def measure(options: argparse.Namespace) -> None:
             async with open_bench("growth", Path(scratch)) as bench:
                 await measure_growth(bench, options.growth)
         if "steady" in options.only:
-            async with open_bench("steady", Path(scratch)) as bench:
-                save("steady", [await measure_steady(bench, options.jobs, options.per_second)])
+            async with open_bench("steady", Path(scratch), pods_per_second=options.pods_per_second) as bench:
+                at_rate = min(options.jobs, options.at_rate)
+                save(
+                    "steady",
+                    [await measure_steady(bench, options.jobs, at_rate, options.per_second)],
+                    pods_per_second=options.pods_per_second,
+                )
         if "reports" in options.only:
             async with open_bench("reports", Path(scratch), pods_per_second=200) as bench:
                 save("reports", [await measure_reports(bench, options.running)])
@@ -272,6 +281,8 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="+", choices=["growth", "steady", "reports"], default=["growth", "steady", "reports"])
     parser.add_argument("--growth", nargs="+", type=int, default=[100, 1000, 10_000], help="sizes of the bursts")
     parser.add_argument("--jobs", type=int, default=10_000, help="of the steady stream")
+    parser.add_argument("--at-rate", type=int, default=3000, help="how many of those are applied at the rate; the rest follows at once")
+    parser.add_argument("--pods-per-second", type=int, default=100, help="of the steady stream: rate of the controller manager's client")
     parser.add_argument("--per-second", type=float, default=50.0, help="rate of the steady stream")
     parser.add_argument("--running", type=int, default=1000, help="runs that report")
     asyncio.run(measure(parser.parse_args()))
