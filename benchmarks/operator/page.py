@@ -119,8 +119,8 @@ def _reports(result: dict[str, Any]) -> Iterator[str]:
 def _soak(result: dict[str, Any]) -> Iterator[str]:
     yield "## Churn under random faults\n"
     yield f"`make soak MINUTES={result['minutes']:.0f}` with seed {result['seed']}. {result['workers']} users create runs and sweeps one"
-    yield f"after the other in {result['namespaces']} namespaces, let them go their way, and delete them; {result['residents']} suspended runs"
-    yield "are there all the time, and nobody touches them. Between operator and API server stands the fault proxy of `tests/faults`: spells"
+    yield f"after the other in {result['namespaces']} namespaces, let them end, and delete them; {result['residents']} suspended runs"
+    yield "are there all the time, and nobody touches them. Between operator and API server stands the proxy of `tests/faults`: spells"
     yield "of 5 to 20 s, pauses of 5 to 15 s. Slopes leave out the first tenth.\n"
     yield "Ended as they should, with nothing left and no promise broken: "
     yield ", ".join(f"{count:,} × {way}" for way, count in result["ended"].items()) + ".\n"
