@@ -11,7 +11,7 @@ import pytest_asyncio
 from finetune_devcluster import Cluster
 from tests.faults.support.bench import Bench
 from tests.faults.support.direct import DirectApi
-from tests.faults.support.figures import Figures
+from tests.faults.support.figures import Figures, read_rows
 from tests.faults.support.node import PlayedNode
 from tests.faults.support.witness import Witness
 from tests.support.crds import install_crds
@@ -24,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--faults-full", action="store_true", help="every crash point of every scenario, and full times")
     group.addoption("--faults-report", type=Path, help="write the table of figures to this file")
+    group.addoption("--faults-add", action="store_true", help="keep the file's rows that this session does not measure")
     group.addoption("--faults-seed", type=int, default=7, help="seed of what is left to chance")
 
 
@@ -63,6 +64,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     rows = config.stash.get(ROWS, [])
     if path is None or hasattr(config, "workerinput") or session.testsfailed or not rows:
         return
+    if config.getoption("--faults-add"):
+        measured = {(number, fault) for number, fault, _ in rows}
+        rows = [*rows, *(row for row in read_rows(path) if row[:2] not in measured)]
     figures = Figures(full=config.getoption("--faults-full"), seed=config.getoption("--faults-seed"), rows=rows)
     path.write_text(figures.render())
 

@@ -3,8 +3,10 @@
 import importlib.metadata
 import math
 import platform
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 _LIBRARIES = ("kopf", "aiohttp", "pydantic", "uvloop")
 
@@ -78,3 +80,10 @@ class Figures:
             kubernetes=self.kubernetes,
         )
         return head + "".join(f"| {number} | {fault} | {figure} |\n" for number, fault, figure in sorted(self.rows)) + _FOUND
+
+
+def read_rows(page: Path) -> list[tuple[int, str, str]]:
+    """Return the rows of a page that was rendered before."""
+    lines = page.read_text().splitlines() if page.exists() else []
+    found = [re.fullmatch(r"\| (\d+) \| (.+?) \| (.+) \|", line) for line in lines]
+    return [(int(row[1]), row[2], row[3]) for row in found if row]
