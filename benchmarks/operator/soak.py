@@ -56,6 +56,7 @@ class Observer:
 
     proxy: FaultProxy
     log: Path
+    operator: OperatorProcess = field(init=False)
     began: float = field(default_factory=time.monotonic)
     starts: int = 0
     samples: list[Sample] = field(default_factory=list)
