@@ -135,9 +135,9 @@ async def measure(options: argparse.Namespace) -> list[str]:
             try:
                 await observer.operator.wait_until_ready()
                 churn = Churn(bench, cases, options.seed, reports=True)
+                looking = asyncio.create_task(observer.look_forever())
                 residents = await churn.make_residents(options.residents)
                 weather = Weather(proxy, options.seed)
-                looking = asyncio.create_task(observer.look_forever())
                 telling = asyncio.create_task(_tell_forever(observer, churn, weather))
                 raging = asyncio.create_task(weather.rage(seconds))
                 try:

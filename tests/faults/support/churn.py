@@ -34,6 +34,8 @@ class Churn:
     seed: int
     reports: bool = False
     """Whether the operator takes reports."""
+    left_out: tuple[str, ...] = ()
+    """Ways that nobody goes."""
     patience: float = 300.0
     """Seconds that a step may take: what silent watches and lost events cost is mended by the resync."""
     ended: Counter[str] = field(default_factory=Counter)
@@ -77,7 +79,9 @@ class Churn:
             "expire": _expire,
             "sweep": _sweep,
         }
-        return {**ways, "report": _report} if self.reports else ways
+        if self.reports:
+            ways["report"] = _report
+        return {name: play for name, play in ways.items() if name not in self.left_out}
 
     async def _play(self, way: str, play: Callable[["_Run"], Awaitable[None]]) -> None:
         self._created += 1

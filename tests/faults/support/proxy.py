@@ -113,7 +113,8 @@ class FaultProxy:
 
     async def take_snapshot(self, target: str) -> bytes:
         """Return what the API server answers to GET ``target`` now."""
-        async with self._session.get(self._server + target, headers={"Accept": "application/json", **self._authorization}) as answer:
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity", **self._authorization}
+        async with self._session.get(self._server + target, headers=headers) as answer:
             assert answer.status == 200, (target, answer.status)
             return await answer.read()
 
@@ -162,7 +163,8 @@ class FaultProxy:
                 case After() as afterwards:
                     drop_reply = True
         headers = {key: value for key, value in request.headers.items() if key.lower() not in _NOT_PASSED_ON}
-        headers.update(self._authorization)
+        # Long lists would come compressed, and are passed on as they come.
+        headers.update({"Accept-Encoding": "identity", **self._authorization})
         url = f"{self._server}{request.path_qs}"
         try:
             # The API server finishes what it was sent, even if the caller dies meanwhile.
