@@ -25,6 +25,8 @@ from tests.faults.support.witness import FINETUNEJOBS, PODS, Sighting, Witness
 
 NODE: Final = "played-node"
 SIGKILLED: Final = 137
+_NODE_PATH: Final = "/api/v1/nodes"
+_LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 PATIENCE: Final = 20.0
 """Seconds that a pod waits for the operator to say that it runs; then it ends unseen, as real ones do."""
 
@@ -165,19 +167,26 @@ class PlayedNode:
             await asyncio.sleep(0.2)
 
     async def _register(self) -> None:
+        await self._api.call("POST", _NODE_PATH, {"metadata": {"name": NODE}})
+        await self._make_ready()
+        lease = {"metadata": {"name": NODE, "namespace": "kube-node-lease"}, "spec": _build_lease()}
+        await self._api.call("POST", _LEASES, lease)
+
+    async def _make_ready(self) -> None:
         much = {"cpu": "100000", "memory": "100000Ti", "pods": "100000", "nvidia.com/gpu": "100000", "ephemeral-storage": "100000Ti"}
         ready = {"type": "Ready", "status": "True", "reason": "Played", "lastHeartbeatTime": _now(), "lastTransitionTime": _now()}
-        await self._api.call("POST", "/api/v1/nodes", {"metadata": {"name": NODE}})
         status = {"status": {"capacity": much, "allocatable": much, "conditions": [ready]}}
-        await self._api.call("PATCH", f"/api/v1/nodes/{NODE}/status", status)
-        await self._api.call("PATCH", f"/api/v1/nodes/{NODE}", {"spec": {"taints": None}})
-        lease = {"metadata": {"name": NODE, "namespace": "kube-node-lease"}, "spec": _build_lease()}
-        await self._api.call("POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", lease)
+        await self._insist("PATCH", f"{_NODE_PATH}/{NODE}/status", status)
+        await self._insist("PATCH", f"{_NODE_PATH}/{NODE}", {"spec": {"taints": None}})
 
     async def _renew_forever(self) -> None:
-        path = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{NODE}"
         while True:
-            await self._insist("PATCH", path, {"spec": _build_lease()})
+            await self._insist("PATCH", f"{_LEASES}/{NODE}", {"spec": _build_lease()})
+            with suppress(Refused, aiohttp.ClientError, OSError):
+                node = await self._api.call("GET", f"{_NODE_PATH}/{NODE}")
+                # On a machine that stood still for long the node counts as lost until it says itself that it is there.
+                if any(each["status"] != "True" for each in node["status"]["conditions"] if each["type"] == "Ready"):
+                    await self._make_ready()
             await asyncio.sleep(1)
 
 

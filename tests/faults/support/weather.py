@@ -57,6 +57,8 @@ class Weather:
 
     proxy: FaultProxy
     seed: int
+    left_out: tuple[str, ...] = ()
+    """Spells that never come."""
     spell_seconds: tuple[float, float] = SPELL_SECONDS
     pause_seconds: tuple[float, float] = PAUSE_SECONDS
     spells: Counter[str] = field(default_factory=Counter)
@@ -66,11 +68,12 @@ class Weather:
 
     async def rage(self, seconds: float) -> None:
         """Send spell after spell for so long; each kind comes once before any comes again. It ends fair."""
+        kinds = [name for name in SPELLS if name not in self.left_out]
         chance = random.Random(self.seed)  # noqa: S311  # chooses faults, guards nothing
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    for name in chance.sample(SPELLS, len(SPELLS)):
+                    for name in chance.sample(kinds, len(kinds)):
                         await self._send(name, chance.uniform(*self.spell_seconds))
                         await asyncio.sleep(chance.uniform(*self.pause_seconds))
         except TimeoutError:
