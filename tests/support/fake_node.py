@@ -59,11 +59,7 @@ class FakeNode:
         """Register the node and start."""
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name, "labels": self._labels}}
         self._client.request("POST", "/api/v1/nodes", node)
-        conditions = [
-            {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _now(), "lastTransitionTime": _now()}
-        ]
-        status = {"status": {"capacity": self._capacity, "allocatable": self._capacity, "conditions": conditions}}
-        self._client.request("PATCH", f"/api/v1/nodes/{self.name}/status", status, _MERGE)
+        self._say_ready()
         for thread in self._threads:
             thread.start()
         return self
@@ -80,6 +76,17 @@ class FakeNode:
         conditions = [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "preempting"}]
         self._end(body, exit_code, message, conditions if disrupted else [])
 
+    def _say_ready(self) -> None:
+        conditions = [
+            {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _now(), "lastTransitionTime": _now()}
+        ]
+        status = {"status": {"capacity": self._capacity, "allocatable": self._capacity, "conditions": conditions}}
+        self._client.request("PATCH", f"/api/v1/nodes/{self.name}/status", status, _MERGE)
+
+    def _is_ready(self) -> bool:
+        conditions = self._client.request("GET", f"/api/v1/nodes/{self.name}")["status"]["conditions"]
+        return all(each["status"] == "True" for each in conditions if each["type"] == "Ready")
+
     def _beat(self) -> None:
         path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
         spec = {"holderIdentity": self.name, "leaseDurationSeconds": 40}
@@ -87,6 +94,9 @@ class FakeNode:
             lease = {"spec": {**spec, "renewTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")}, "metadata": {"name": self.name}}
             try:
                 self._client.apply(f"{path}/{self.name}", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **lease})
+                # On a machine that stood still for long the node counts as lost until it says itself that it is there.
+                if not self._is_ready():
+                    self._say_ready()
             except UNREACHABLE as error:
                 self.faults.append(f"lease: {error}")
             if self._stop.wait(HEARTBEAT_SECONDS):
