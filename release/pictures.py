@@ -48,7 +48,7 @@ class Pictures:
         """Take them all."""
         with tempfile.TemporaryDirectory(prefix="finetune-pictures-") as scratch:
             self._watch(Path(scratch))
-            for name, words in (("status", ["status", "support-bot"]), ("list", ["list"]), ("gpus", ["gpus"])):
+            for name, words in (("status", ["status", "support-bot"]), ("list", ["list"])):
                 self._record(f"cli-{name}", words)
             self._report(Path(scratch))
 
@@ -67,6 +67,7 @@ class Pictures:
             found = re.search(r"(\d+)\s?%", recording.read_text())
             if not drawn and found and int(found[1]) in _MIDDLE:
                 drawn.append(recording.draw("finetune submit --watch", f"finetune submit --file {path.name} --watch"))
+                self._record("cli-gpus", ["gpus"])
 
         recording = self._start(["submit", "--file", str(path), "--watch"])
         code = recording.run(_TRAINING_SECONDS, look)
@@ -97,9 +98,9 @@ class Pictures:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
             for scheme in _SCHEMES:
-                page = browser.new_page(viewport={"width": 1100, "height": 1400}, color_scheme=scheme)
+                page = browser.new_page(viewport={"width": 1100, "height": 1116}, color_scheme=scheme)
                 page.goto(report.as_uri())
-                self._write(f"report-{scheme}.png", page.screenshot(clip={"x": 0, "y": 0, "width": 1100, "height": 1400}))
+                self._write(f"report-{scheme}.png", page.screenshot(clip={"x": 0, "y": 0, "width": 1100, "height": 1116}))
             browser.close()
 
     def _write(self, name: str, content: str | bytes) -> None:

@@ -17,6 +17,8 @@ from rich.text import Text
 
 COLUMNS: Final = 104
 LINES: Final = 46
+_STILL_SECONDS: Final = 0.2
+"""A screen that is drawn in several writes is whole when nothing has come for this long."""
 # Rich's own drawing fetches a font from elsewhere; the reader's is as good.
 _FORMAT: Final = re.sub(r"@font-face \{\{.*?\n    \}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
@@ -31,7 +33,7 @@ class Recording:
         self._stream = pyte.ByteStream(self.screen)
 
     def run(self, seconds: float, look: Callable[["Recording"], None] = lambda _: None) -> int:
-        """Run the program and return its exit code; ``look`` is called whenever the screen has changed.
+        """Run the program and return its exit code; ``look`` is called whenever the screen has changed and stands still.
 
         Raises:
             TimeoutError: it has not ended after ``seconds``; it is killed.
@@ -41,11 +43,15 @@ class Recording:
         process = subprocess.Popen(self._command, stdin=child, stdout=child, stderr=child, env={**self._environment, **size})
         os.close(child)
         deadline = time.monotonic() + seconds
+        changed = False
         try:
             while True:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{' '.join(self._command)} has not ended after {seconds:.0f} s")
-                if not select.select([parent], [], [], 0.5)[0]:
+                if not select.select([parent], [], [], _STILL_SECONDS)[0]:
+                    if changed:
+                        look(self)
+                    changed = False
                     continue
                 try:
                     chunk = os.read(parent, 65536)
@@ -54,7 +60,7 @@ class Recording:
                 if not chunk:
                     break
                 self._stream.feed(chunk)
-                look(self)
+                changed = True
             return process.wait(30)
         finally:
             process.kill()

@@ -50,7 +50,7 @@ def format_number(value: float) -> str:
     """Return ``value`` with four significant digits, for people."""
     if value == 0:
         return "0"
-    if abs(value) >= 1e6 or abs(value) < 1e-3:
+    if abs(value) >= 1e6 or abs(value) < 1e-4:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     if abs(value) >= 1000:
