@@ -12,7 +12,8 @@ _AGAIN = "Fields of the manifest"
 
 
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML or JSON; `-` is standard input.")],
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="YAML or JSON; `-` is standard input.")] = None,
+    named: Annotated[list[Path] | None, typer.Option("--file", "-f", metavar="FILE", help="The same, as other commands take it.")] = None,
     output: Annotated[DataFormat, typer.Option("--output", "-o", help="Form of the result.")] = DataFormat.TEXT,
 ) -> None:
     """Check manifests without a cluster, and name every fault with its file, line and field.
@@ -23,8 +24,11 @@ def validate(
     """
     from finetune_cli.validate import Verdict, build_report, compute_verdicts, is_valid, print_text, read_source
 
+    paths = [*(files or ()), *(named or ())]
+    if not paths:
+        raise typer.BadParameter("name at least one manifest", param_hint="FILE")
     verdicts: list[Verdict] = []
-    for path in files:
+    for path in paths:
         source = "<stdin>" if str(path) == "-" else str(path)
         try:
             content = read_source(path)

@@ -63,6 +63,8 @@ def test_init_writes_a_manifest_that_is_valid(tmp_path: Path) -> None:
     assert (job.spec.training.epochs, job.spec.training.max_length, job.spec.resources.gpus) == (2, 4096, 0)
     assert job.spec.dataset.credentials_secret is not None
     assert run("validate", str(path))[0] == 0
+    assert run("validate", "-f", str(path))[0] == 0, "as submit and estimate take it"
+    assert run("validate")[0] == 2
     assert run(*INIT, "--file", str(path))[0] == 2, "a file that is there is not replaced"
     assert run(*INIT, "--file", str(path), "--force")[0] == 0
 
