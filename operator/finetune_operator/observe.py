@@ -47,7 +47,7 @@ class Observer:
         defaults: DefaultsByNamespace | None = None,
     ) -> None:
         self._defaults = defaults or DefaultsByNamespace()
-        self._completed: OrderedDict[tuple[str, int, bool], FineTuneJobSpec] = OrderedDict()
+        self._completed: OrderedDict[str, tuple[tuple[int, bool], FineTuneJobSpec]] = OrderedDict()
         self._nodes = nodes
         self._follows_kueue = follows_kueue
         self._store = store
@@ -55,12 +55,14 @@ class Observer:
         self._default_queue = default_queue
         self._grace_seconds = grace_seconds
         self._simulated_gpus = simulated_gpus
-        self._specs: OrderedDict[tuple[str, int], Parsed] = OrderedDict()
+        self._specs: OrderedDict[str, tuple[int, Parsed]] = OrderedDict()
 
     def observe(self, uid: str, refusal: Refusal | None = None) -> Observation | None:
         """Return what is known of the FineTuneJob with this UID, or None where it doesn't exist any more."""
         body = self._store.finetunejob(uid)
         if body is None:
+            self._specs.pop(uid, None)
+            self._completed.pop(uid, None)
             return None
         metadata = body["metadata"]
         namespace = namespace_of(body)
@@ -73,7 +75,7 @@ class Observer:
         if defaults is None and status.attempt is None and job is None:
             defaults = self._defaults.of(namespace)
         if spec is not None and defaults is not None:
-            spec = self._complete((uid, metadata["generation"], status.defaults is not None), spec, defaults)
+            spec = self._complete(uid, (metadata["generation"], status.defaults is not None), spec, defaults)
         return Observation(
             ref=JobReference(namespace=namespace, name=name_of(body), uid=uid),
             generation=metadata["generation"],
@@ -103,14 +105,14 @@ class Observer:
             simulated_gpus=self._simulated_gpus,
         )
 
-    def _complete(self, key: tuple[str, int, bool], spec: FineTuneJobSpec, defaults: RecordedDefaults) -> FineTuneJobSpec:
+    def _complete(self, uid: str, key: tuple[int, bool], spec: FineTuneJobSpec, defaults: RecordedDefaults) -> FineTuneJobSpec:
         """Return the specification with ``defaults``, which are the same for the same key as long as this process lives."""
-        known = self._completed.get(key)
-        if known is None:
-            known = self._completed[key] = apply_defaults(spec, defaults)
+        known = self._completed.get(uid)
+        if known is None or known[0] != key:
+            known = self._completed[uid] = (key, apply_defaults(spec, defaults))
             if len(self._completed) > SPECS_KEPT:
                 self._completed.popitem(last=False)
-        return known
+        return known[1]
 
     def _pods_of(self, uid: str, job: Object) -> tuple[Object, ...]:
         """Return the Job's pods, oldest first. A label alone makes no pod ours: the Job must control it."""
@@ -131,17 +133,19 @@ class Observer:
         return tuple(pod for pod in alive if job is None or controller_uid_of(pod) != uid_of(job))
 
     def _parse(self, uid: str, generation: int, spec: Any) -> Parsed:  # noqa: ANN401
-        key = (uid, generation)
-        known = self._specs.get(key)
-        if known is None:
-            try:
-                known = (parse_spec(spec), (), False)
-            except SpecInvalid as error:
-                known = (None, tuple(error.faults), error.is_newer)
-            self._specs[key] = known
+        known = self._specs.get(uid)
+        if known is None or known[0] != generation:
+            known = self._specs[uid] = (generation, _read_spec(spec))
             if len(self._specs) > SPECS_KEPT:
                 self._specs.popitem(last=False)
-        return known
+        return known[1]
+
+
+def _read_spec(spec: Any) -> Parsed:  # noqa: ANN401
+    try:
+        return parse_spec(spec), (), False
+    except SpecInvalid as error:
+        return None, tuple(error.faults), error.is_newer
 
 
 def parse_status(status: Object) -> FineTuneJobStatus:

@@ -17,6 +17,8 @@ BACKOFF_BASE: Final = 0.05
 BACKOFF_CAP: Final = 60.0
 """Seconds before the first retry of a key, and the longest wait before a later one."""
 URGENT_IN_A_ROW: Final = 16
+OUTDATED_KEPT: Final = 1_000
+"""Delays in the heap that count no more, over as many as count: a key whose time is a week away leaves one at every pass."""
 
 
 class WorkQueue:
@@ -66,6 +68,9 @@ class WorkQueue:
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
             heapq.heappush(self._delayed, (due, key))
+            if len(self._delayed) > 2 * len(self._due) + OUTDATED_KEPT:
+                self._delayed = [(due, key) for key, due in self._due.items()]
+                heapq.heapify(self._delayed)
             self._set_alarm()
 
     def retry(self, key: str) -> float:

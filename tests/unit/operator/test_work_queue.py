@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_operator.kube.client import ApiError
-from finetune_operator.queue import BACKOFF_BASE, BACKOFF_CAP, URGENT_IN_A_ROW, WorkQueue
+from finetune_operator.queue import BACKOFF_BASE, BACKOFF_CAP, OUTDATED_KEPT, URGENT_IN_A_ROW, WorkQueue
 from finetune_operator.worker import work_forever
 
 
@@ -241,3 +241,14 @@ async def test_a_key_comes_back_when_the_reconciler_asks_for_it() -> None:
     assert await _is_empty(queue)
     clock.now = 30.0
     assert await _get(queue) == "a"
+
+
+async def test_delays_that_count_no_more_do_not_pile_up() -> None:
+    clock = Clock()
+    queue = WorkQueue(clock)
+    for turn in range(3 * OUTDATED_KEPT):
+        queue.add_after("a", 604_800 - turn)  # each is due earlier than the last, as of a run that is looked at again and again
+    assert len(queue._delayed) <= OUTDATED_KEPT + 2
+    clock.now = 604_800
+    assert await _get(queue) == "a"
+    assert await _is_empty(queue)
