@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
@@ -40,9 +41,10 @@ class Transport:
         :raises NoCluster: there is neither.
         """
         configuration = client.Configuration()
-        if kubeconfig is not None and not _is_file(kubeconfig):
-            raise NoCluster(f"there is no kubeconfig {kubeconfig}")
+        looked_for = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         try:
+            if not any(_is_file(path) for path in looked_for.split(os.pathsep)):
+                raise config.ConfigException(f"there is no kubeconfig {looked_for}")
             await config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
             contexts, active = config.list_kube_config_contexts(config_file=kubeconfig)
             chosen = next((each for each in contexts if each["name"] == context), active) if context else active

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,14 @@ def test_what_is_no_job_is_left_to_kubectl(tmp_path: Path) -> None:
     code, _, said = run("submit", "-f", str(tmp_path / "other.yaml"))
     assert code == 1
     assert "holds no FineTuneJob; other kinds are kubectl's" in said
+
+
+def test_a_machine_without_any_kubeconfig_is_told_what_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path / 'one'}{os.pathsep}{tmp_path / 'two'}")
+    code, shown, said = run("list")
+    assert code == CliExit.CLUSTER
+    assert f"there is no kubeconfig {tmp_path / 'one'}" in said
+    assert len((shown + said).splitlines()) == 1
 
 
 def test_no_cluster_is_said_in_a_line(tmp_path: Path) -> None:
