@@ -83,7 +83,10 @@ def build_gpu_tables(report: GpuReport) -> tuple[Table, Table]:
     ]
     return (
         build_table(
-            ("NODE", "PRODUCT", "RESOURCE", "MEMORY", "GPUS", "USED", "FREE", "HELD BY"), held, right=("MEMORY", "GPUS", "USED", "FREE")
+            ("NODE", "PRODUCT", "RESOURCE", "MEMORY", "GPUS", "USED", "FREE", "HELD BY"),
+            held,
+            right=("MEMORY", "GPUS", "USED", "FREE"),
+            fold="HELD BY",
         ),
         build_table(("QUEUE", "WAITING", "GPUS", "RESOURCE", "PHASE", "WHY"), waiting, right=("GPUS",), fold="WHY"),
     )

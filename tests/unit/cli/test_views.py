@@ -220,3 +220,13 @@ def test_durations(seconds: int, words: str) -> None:
 
 def test_sizes() -> None:
     assert [say_bytes(count) for count in (0, 1023, 1024, 5 * 2**20, 3.25 * 2**30)] == ["0 B", "1023 B", "1.0 KiB", "5.0 MiB", "3.2 GiB"]
+
+
+def test_a_narrow_terminal_cuts_nothing_off_the_table_of_gpus() -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=92, color_system=None).print(build_gpu_tables(build_gpus())[0])
+    head, *rows = stream.getvalue().splitlines()
+    assert head.split() == ["NODE", "PRODUCT", "RESOURCE", "MEMORY", "GPUS", "USED", "FREE", "HELD", "BY"]
+    holders = [each for node in build_gpus().nodes for each in node.holders]
+    together = "".join(row[head.index("HELD BY") :].strip() for row in rows)
+    assert all(f"{each.namespace}/{each.job or each.pod}" in together for each in holders)
