@@ -1,97 +1,70 @@
-"""Run the matrix and write its page: `python -m benchmarks.matrix [--adapter NAME]… [--page FILE]`.
+"""Run the matrix and write its page: `python -m benchmarks.matrix [--adapter NAME]… [--objective NAME]… [--processes NAME]…`.
 
-Exits with 1 where a cell was neither refused with a reason nor learnt something.
+Every cell's ending is kept in a file as it comes; a run that was interrupted goes on where it was. Exits with 1 where a cell was neither
+refused with a reason nor learnt something.
 """
 
 import argparse
-import json
-import multiprocessing
+import os
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.matrix.axes import ADAPTERS, OBJECTIVES, PROCESSES, QUANTIZATIONS
-from benchmarks.matrix.cells import Cell, Ending, list_cells, prepare_and_run, read_endings
+from benchmarks.matrix.cells import Cell, list_cells
+from benchmarks.matrix.endings import Ending, EndingBook
+from benchmarks.matrix.page import build_page
+from benchmarks.matrix.runner import CellRunner
+from tests.support.trainer_process import run_trainers
+from tests.support.trainer_workspace import make_workspace
 
 PAGE = Path("docs/reference/matrix.md")
-_LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
+ENDINGS = Path("build/matrix.jsonl")
 
 
 def main() -> None:
     """Run the cells that are asked for."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--adapter", action="append", choices=list(ADAPTERS), help="only this one; the page is then not written")
-    arguments.add_argument("--objective", action="append", choices=list(OBJECTIVES), help="only this one; the page is then not written")
+    for name, axis in (("adapter", ADAPTERS), ("quantization", QUANTIZATIONS), ("objective", OBJECTIVES), ("processes", PROCESSES)):
+        arguments.add_argument(f"--{name}", action="append", choices=list(axis), help="only this one; the page is then not written")
+    arguments.add_argument("--jobs", type=int, default=2, help="cells that are trained at a time")
+    arguments.add_argument("--endings", type=Path, default=ENDINGS, help="where the cells' endings are kept")
+    arguments.add_argument("--fresh", action="store_true", help="forget what is kept: after a change of the trainer")
     arguments.add_argument("--page", type=Path, default=PAGE)
     options = arguments.parse_args()
-    begun = time.monotonic()
-    adapters, objectives = options.adapter or ADAPTERS, options.objective or OBJECTIVES
-    cells = [cell for cell in list_cells() if cell.choices[0] in adapters and cell.choices[2] in objectives]
-    with tempfile.TemporaryDirectory() as folder:
-        endings = _run(cells, Path(folder))
+    chosen = (options.adapter, options.quantization, options.objective, options.processes)
+    every = list(list_cells())
+    cells = [cell for cell in every if all(not of or choice in of for choice, of in zip(cell.choices, chosen, strict=True))]
+    if options.fresh:
+        options.endings.unlink(missing_ok=True)
+    endings = run_cells(cells, options.jobs, EndingBook(options.endings))
     broken = [cell.name for cell in cells if not endings[cell.name].as_promised]
     for name in broken:
         sys.stderr.write(f"{name}: {endings[name]}\n")
-    if not (options.adapter or options.objective):
-        options.page.write_text(build_page(cells, endings, time.monotonic() - begun), encoding="utf-8")
+    if len(cells) == len(every):
+        options.page.write_text(build_page(cells, endings), encoding="utf-8")
     sys.exit(1 if broken else 0)
 
 
-def _run(cells: Sequence[Cell], folder: Path) -> dict[str, Ending]:
-    """Run ``cells`` in a process of their own, so that this one needs no training library."""
-    result = folder / "endings.json"
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=prepare_and_run, args=(cells, folder, result))
-    process.start()
-    process.join()
-    if process.exitcode != 0:
-        raise SystemExit(f"the process that trains ended with {process.exitcode}")
-    return read_endings(result)
+def run_cells(cells: list[Cell], jobs: int, book: EndingBook) -> dict[str, Ending]:
+    """Return what became of ``cells``."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        workspace, processes = Path(folder, "workspace"), Path(folder, "processes")
+        workspace.mkdir()
+        processes.mkdir()
+        with run_trainers(processes) as trainers:
+            made = trainers.call(make_workspace, workspace)
+            if made.wait() != 0:
+                raise SystemExit(made.log)
+            return CellRunner(trainers, workspace, book).run_all(cells, jobs, _tell)
 
 
-def build_page(cells: Sequence[Cell], endings: Mapping[str, Ending], seconds: float) -> str:
-    """Return the page: a table for each objective and number of processes, and the reasons below."""
-    reasons: dict[str, int] = {}
-    trained = sum(endings[cell.name].losses is not None or endings[cell.name].reward is not None for cell in cells)
-    refused = sum(endings[cell.name].refused is not None for cell in cells)
-    lines = [
-        "# What trains with what",
-        "",
-        f"{len(cells)} cells: {trained} trained for real on the CPU, {refused} refused where a manifest is applied, "
-        f"{len(cells) - trained - refused} failed. No cell is left out.",
-        "",
-        "A cell that trains shows the held-out loss before the first step and after the last of 2 to 20, as the objective defines it; "
-        "**bold** where it did not fall. `grpo`, whose loss says nothing, shows the mean reward of its answers in the end. "
-        "The model is a random Llama of two layers, which shows that a method works, not how well: see "
-        "[Choosing a method](../guide/methods.md). A number in parentheses is the reason below for which the API server refuses the "
-        "manifest.",
-        "",
-    ]
-    for objective in OBJECTIVES:
-        for processes in PROCESSES:
-            lines += [f"## {objective}, {processes}", "", f"| | {' | '.join(QUANTIZATIONS)} |", "| --- |" + " --- |" * len(QUANTIZATIONS)]
-            for adapter in ADAPTERS:
-                row = [_show(endings[Cell((adapter, kind, objective, processes)).name], reasons) for kind in QUANTIZATIONS]
-                lines.append(f"| {adapter} | {' | '.join(row)} |")
-            lines.append("")
-    lines += ["## Reasons", "", *(f"{number}. {reason}" for reason, number in reasons.items()), ""]
-    libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
-    lines += [f"Written by `make matrix` in {seconds:.0f} s, with {libraries}.", ""]
-    return "\n".join(lines)
-
-
-def _show(ending: Ending, reasons: dict[str, int]) -> str:
-    if ending.refused is not None:
-        return f"({reasons.setdefault(ending.refused, len(reasons) + 1)})"
-    if ending.reward is not None:
-        return f"reward {ending.reward:.2f}"
-    if ending.losses is None:
-        return f"**failed**: {json.dumps(ending.failed)}".replace("|", "\\|")
-    text = f"{ending.losses[0]:.3f} → {ending.losses[1]:.3f}"
-    return text if ending.as_promised else f"**{text}**"
+def _tell(cell: Cell, ending: Ending) -> None:
+    if ending.refused is None:
+        measured = ending.losses or ending.rewards
+        words = "failed" if measured is None else f"{measured[0]:.4f} → {measured[1]:.4f}"
+        sys.stderr.write(f"{', '.join(cell.choices)}: {words}{'' if ending.as_promised else ' ***'}, {ending.seconds:.1f} s\n")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ QUANTIZATIONS: Final[dict[str, Patch]] = {
 """What the base is held in."""
 
 
-def _objective(name: str, data: str, steps: int = 20, **settings: Any) -> Patch:
+def _objective(name: str, data: str, steps: int = 12, **settings: Any) -> Patch:
     held_out = {"eval": {"uri": f"file://{WORKSPACE}/eval.jsonl"}} if data == "train" else {"evalFraction": 0.25}
     return {
         "method": {"objective": name, **({name: settings} if settings else {})},
@@ -54,21 +54,23 @@ def _objective(name: str, data: str, steps: int = 20, **settings: Any) -> Patch:
 
 WORKSPACE: Final = "{workspace}"
 """Stands for the folder with model and data."""
-_SHORT: Final = {"name": "short", "type": "length", "maxTokens": 4}
+_VOWEL: Final = {"name": "vowel", "type": "regex", "pattern": "[aeiou]"}
+"""About half of a random model's answers have it, so that there is something to prefer from the first step on."""
 OBJECTIVES: Final[dict[str, Patch]] = {
     "sft": _objective("sft", "train"),
     "pretrain": _objective("pretrain", "texts"),
     "distill": _objective("distill", "train", teacher={"uri": f"file://{WORKSPACE}/teacher"}),
-    "dpo": _objective("dpo", "pairs", 10),
-    "orpo": _objective("orpo", "pairs", 10),
-    "kto": _objective("kto", "labelled", 10),
-    "reward": _objective("reward", "pairs", 10),
-    "grpo": _objective("grpo", "prompts", 2, rewards=[_SHORT], numGenerations=4, maxCompletionLength=8),
+    "dpo": _objective("dpo", "pairs", 8),
+    "orpo": _objective("orpo", "pairs", 8),
+    "kto": _objective("kto", "labelled", 8),
+    "reward": _objective("reward", "pairs", 8),
+    "grpo": _objective("grpo", "prompts", 6, rewards=[_VOWEL], numGenerations=8, maxCompletionLength=4)
+    | {"training": {"maxSteps": 6, "perDeviceBatchSize": 16}},
 }
 """What is learnt, and from which data."""
 
-PROCESSES: Final[dict[str, Patch]] = {"1 process": {}}
-"""Over how many processes."""
+PROCESSES: Final[dict[str, Patch]] = {"1 process": {}, "2 processes": {"resources": {"nodes": 2}}}
+"""Over how many processes: each in a pod of its own, as far as they know, meeting over gloo."""
 
 AXES: Final[dict[str, dict[str, Patch]]] = {
     "adapter": ADAPTERS,

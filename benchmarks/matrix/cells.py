@@ -1,9 +1,8 @@
-"""Cells of the matrix: each is refused where a manifest is applied, or trained for real."""
+"""Cells of the matrix: each is refused where a manifest is applied, or can be trained."""
 
 import itertools
 import json
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,6 @@ from typing import Any
 from benchmarks.matrix.axes import AXES, WORKSPACE
 from finetune_api.resource import SpecInvalid, parse_spec
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.trainer_config import TrainerConfig
-from finetune_trainer.ending import classify_exception
-from finetune_trainer.interruption import Interruption
-from finetune_trainer.run import Run
 
 _TRAINING: dict[str, Any] = {
     "learningRate": 1e-2,
@@ -39,25 +34,6 @@ class Cell:
     def name(self) -> str:
         """A name that fits in a path."""
         return "-".join("".join(letter if letter.isalnum() else "-" for letter in choice) for choice in self.choices)
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """What became of a cell. One of the four is given."""
-
-    refused: str | None = None
-    """Why a manifest like this is not taken."""
-    failed: str | None = None
-    """What went wrong although it was taken."""
-    losses: tuple[float, float] | None = None
-    """Held-out loss before the first step and after the last one, as the objective defines it."""
-    reward: float | None = None
-    """Of the objective grpo, whose loss says nothing: mean reward of its answers to held-out prompts in the end."""
-
-    @property
-    def as_promised(self) -> bool:
-        """Whether it was refused with a reason, or learnt something."""
-        return self.refused is not None or self.reward is not None or (self.losses is not None and self.losses[1] < self.losses[0])
 
 
 def list_cells() -> Iterator[Cell]:
@@ -88,56 +64,21 @@ def check(cell: Cell, workspace: Path) -> FineTuneJobSpec | str:
         return "; ".join(error.faults)
 
 
-def build_trainer_config(cell: Cell, spec: FineTuneJobSpec, workspace: Path) -> dict[str, Any]:
-    """Return the trainer's configuration, made from the specification as the operator and the command line make it."""
+def build_trainer_config(cell: Cell, spec: FineTuneJobSpec, workspace: Path, port: int | None = None) -> dict[str, Any]:
+    """Return the trainer's configuration, made from the specification as the operator and the command line make it.
+
+    :param port: where the processes of a cell of several meet.
+    """
     parts = spec.model_dump(
         mode="json", by_alias=True, exclude_none=True, include={"model", "dataset", "method", "training", "evaluation", "output"}
     )
+    nodes = spec.resources.nodes
     return {
         "job": {"namespace": "matrix", "name": cell.name.lower()[:63].rstrip("-"), "uid": f"uid-{cell.name}"},
         **parts,
         "device": {"gpus": 0},
         "workDir": str(workspace / "work" / cell.name),
-    }
-
-
-def run_cells(cells: Iterable[Cell], workspace: Path, result: Path) -> None:
-    """Run ``cells`` one after the other in this process; write what became of each to ``result``, as JSON by name."""
-
-    endings: dict[str, dict[str, Any]] = {}
-    for cell in cells:
-        spec = check(cell, workspace)
-        if isinstance(spec, str):
-            endings[cell.name] = {"refused": spec}
-            continue
-        try:
-            summary = Run(TrainerConfig.model_validate(build_trainer_config(cell, spec, workspace)), Interruption(), {}).execute()
-        except Exception as error:
-            logging.getLogger(__name__).exception("%s", cell.name)
-            endings[cell.name] = {"failed": classify_exception(error)[1]}
-        else:
-            metrics = summary.metrics
-            learnt = spec.method.objective != "grpo"
-            endings[cell.name] = {"losses": [metrics.base_eval_loss, metrics.eval_loss]} if learnt else {"reward": metrics.eval_reward}
-        result.write_text(json.dumps(endings))
-    result.write_text(json.dumps(endings))
-
-
-def prepare_and_run(cells: Iterable[Cell], workspace: Path, result: Path) -> None:
-    """Write a model and data into ``workspace``, and run ``cells``: for a process that has just been started."""
-    from tests.support.trainer_workspace import make_workspace  # noqa: PLC0415  loads torch
-
-    make_workspace(workspace)
-    run_cells(cells, workspace, result)
-
-
-def read_endings(result: Path) -> dict[str, Ending]:
-    """Read what :func:`run_cells` wrote."""
-    return {
-        name: Ending(
-            ending.get("refused"), ending.get("failed"), tuple(ending["losses"]) if "losses" in ending else None, ending.get("reward")
-        )
-        for name, ending in json.loads(result.read_text()).items()
+        **({"group": {"nodes": nodes, "address": "127.0.0.1", "port": port}} if nodes > 1 else {}),
     }
 
 
