@@ -15,8 +15,8 @@ from benchmarks.matrix.cells import Cell, list_cells
 from benchmarks.matrix.endings import Ending, EndingBook
 from benchmarks.matrix.page import build_page
 from benchmarks.matrix.runner import CellRunner
+from benchmarks.matrix.workspace import make_matrix_workspace
 from tests.support.trainer_process import run_trainers
-from tests.support.trainer_workspace import make_workspace
 
 PAGE = Path("docs/reference/matrix.md")
 ENDINGS = Path("build/matrix.jsonl")
@@ -54,7 +54,7 @@ def run_cells(cells: list[Cell], jobs: int, book: EndingBook) -> dict[str, Endin
         workspace.mkdir()
         processes.mkdir()
         with run_trainers(processes) as trainers:
-            made = trainers.call(make_workspace, workspace)
+            made = trainers.call(make_matrix_workspace, workspace)
             if made.wait() != 0:
                 raise SystemExit(made.log)
             return CellRunner(trainers, workspace, book).run_all(cells, jobs, _tell)

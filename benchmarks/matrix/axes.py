@@ -43,7 +43,7 @@ QUANTIZATIONS: Final[dict[str, Patch]] = {
 """What the base is held in."""
 
 
-def _objective(name: str, data: str, steps: int = 12, **settings: Any) -> Patch:
+def _objective(name: str, data: str, steps: int = 6, **settings: Any) -> Patch:
     held_out = {"eval": {"uri": f"file://{WORKSPACE}/eval.jsonl"}} if data == "train" else {"evalFraction": 0.25}
     return {
         "method": {"objective": name, **({name: settings} if settings else {})},
@@ -60,12 +60,12 @@ OBJECTIVES: Final[dict[str, Patch]] = {
     "sft": _objective("sft", "train"),
     "pretrain": _objective("pretrain", "texts"),
     "distill": _objective("distill", "train", teacher={"uri": f"file://{WORKSPACE}/teacher"}),
-    "dpo": _objective("dpo", "pairs", 8),
-    "orpo": _objective("orpo", "pairs", 8),
-    "kto": _objective("kto", "labelled", 8),
-    "reward": _objective("reward", "pairs", 8),
+    "dpo": _objective("dpo", "pairs", 5),
+    "orpo": _objective("orpo", "pairs", 5),
+    "kto": _objective("kto", "labelled", 5),
+    "reward": _objective("reward", "pairs", 5),
     "grpo": _objective("grpo", "prompts", 6, rewards=[_VOWEL], numGenerations=8, maxCompletionLength=4)
-    | {"training": {"maxSteps": 6, "perDeviceBatchSize": 16}},
+    | {"model": {"uri": f"file://{WORKSPACE}/outspoken"}, "training": {"maxSteps": 8, "perDeviceBatchSize": 16}},
 }
 """What is learnt, and from which data."""
 

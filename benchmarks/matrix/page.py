@@ -9,9 +9,9 @@ from benchmarks.matrix.cells import Cell
 from benchmarks.matrix.endings import LIBRARIES, Ending
 
 _INTRODUCTION = """\
-A cell that trains shows the held-out loss before the first step and after the last of 6 to 12, as the objective defines it; **bold** where
+A cell that trains shows the held-out loss before the first step and after the last of 5 or 6, as the objective defines it; **bold** where
 it did not fall. The loss of `grpo` says nothing: its cells show the mean reward (1 for an answer with a vowel) of the answers to held-out
-prompts, before and after, and it has to rise. The model is a random Llama of two layers, which shows that a method works, not how well: see
+prompts, before and after 8 steps, and it has to rise. The model is a random Llama of two layers, which shows that a method works, not how well: see
 [Choosing a method](../guide/methods.md). Two processes are the trainers of two pods that meet over gloo.
 
 A number in parentheses is the reason below for which the API server refuses the manifest.

@@ -1,20 +1,37 @@
-"""Trains cells, each by the trainer's own program: in one process, or in several that meet."""
+"""Trains cells: those of one process in turn, those of several each by as many of the trainer's own program, which meet."""
 
+import dataclasses
 import json
+import logging
 import math
 import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.matrix.cells import Cell, build_trainer_config, check
 from benchmarks.matrix.endings import Ending, EndingBook, build_key
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.trainer_config import TrainerConfig
 from tests.support.trainer_process import RunningTrainer, Trainers
+
+CELLS_OF_A_PROCESS: Final = 16
+SECONDS_OF_A_CELL: Final = 120.0
+"""Longest time for each of a process's cells, on a busy machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A cell to train."""
+
+    cell: Cell
+    spec: FineTuneJobSpec
+    key: str
 
 
 class CellRunner:
@@ -32,60 +49,99 @@ class CellRunner:
     def run_all(self, cells: Sequence[Cell], jobs: int, tell: Callable[[Cell, Ending], None]) -> dict[str, Ending]:
         """Return what became of ``cells``, ``jobs`` of them at a time; ``tell`` is told each as it comes."""
         endings: dict[str, Ending] = {}
+        left: dict[str, Task] = {}
+        for cell in cells:
+            spec = check(cell, self._workspace)
+            if isinstance(spec, str):
+                endings[cell.name] = Ending(refused=spec)
+                continue
+            key = build_key(build_trainer_config(cell, spec, self._workspace, 0), self._workspace)
+            if (known := self._book.find(key)) is not None:
+                endings[cell.name] = known
+            else:
+                left[cell.name] = Task(cell, spec, key)
 
-        def run(cell: Cell) -> None:
-            ending = self.run(cell)
+        def note(task: Task, ending: Ending) -> None:
             with self._lock:
-                endings[cell.name] = ending
-                tell(cell, ending)
+                endings[task.cell.name] = ending
+                self._book.note(task.key, task.cell.name, ending)
+                tell(task.cell, ending)
 
+        alone = [task for task in left.values() if task.spec.resources.nodes == 1]
+        together = [task for task in left.values() if task.spec.resources.nodes > 1]
+        chunks = [alone[at : at + CELLS_OF_A_PROCESS] for at in range(0, len(alone), CELLS_OF_A_PROCESS)]
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(run, cells))
+            waits = [pool.submit(self._train_in_turn, chunk, note) for chunk in chunks]
+            waits += [pool.submit(self._train_together, task, note) for task in together]
+            for wait in waits:
+                wait.result()
         return endings
 
-    def run(self, cell: Cell) -> Ending:
-        """Return what became of ``cell``."""
-        spec = check(cell, self._workspace)
-        if isinstance(spec, str):
-            return Ending(refused=spec)
-        key = build_key(build_trainer_config(cell, spec, self._workspace, 0), self._workspace)
-        if (known := self._book.find(key)) is not None:
-            return known
-        begun = time.monotonic()
-        ending = self._train(cell, spec)
-        kept = Ending(ending.refused, ending.failed, ending.losses, ending.rewards, round(time.monotonic() - begun, 1))
+    def _train_in_turn(self, tasks: Sequence[Task], note: Callable[[Task, Ending], None]) -> None:
+        """Train cells of one process one after the other in a process: loading the libraries takes longer than a cell."""
+        configs = {task.cell.name: build_trainer_config(task.cell, task.spec, self._workspace) for task in tasks}
         with self._lock:
-            self._book.note(key, cell.name, kept)
-        return kept
+            worker = self._trainers.call(run_in_turn, configs, self._workspace)
+        deadline = time.monotonic() + SECONDS_OF_A_CELL * len(tasks)
+        for task in tasks:
+            done = self._workspace / "endings" / f"{task.cell.name}.json"
+            while not done.exists() and worker.process.is_alive() and time.monotonic() < deadline:
+                worker.process.join(0.2)
+            if done.exists():
+                said = json.loads(done.read_text())
+                ending = self._read(task, said["seconds"]) if said["failed"] is None else Ending(failed=said["failed"])
+            else:
+                worker.process.kill()
+                ending = Ending(failed=f"the process that trained it ended: {worker.log[-1000:]}")
+            note(task, ending)
 
-    def _train(self, cell: Cell, spec: FineTuneJobSpec) -> Ending:
-        for folder in ("out", "work"):
-            shutil.rmtree(self._workspace / folder / cell.name, ignore_errors=True)
-        processes = self._start(cell, spec)
+    def _train_together(self, task: Task, note: Callable[[Task, Ending], None]) -> None:
+        """Train a cell of several processes, each the trainer's own program in a process of its own."""
+        begun = time.monotonic()
+        config = build_trainer_config(task.cell, task.spec, self._workspace, _find_free_port())
+        with self._lock:
+            processes = [
+                self._trainers.start({**config, "workDir": f"{config['workDir']}/pod-{number}"}, {"JOB_COMPLETION_INDEX": str(number)})
+                for number in range(task.spec.resources.nodes)
+            ]
         try:
             codes = [process.wait() for process in processes]
         except TimeoutError as error:
-            return Ending(failed=str(error)[-2000:])
+            return note(task, Ending(failed=str(error)[-2000:]))
         finally:
             for process in processes:
                 process.process.kill()
         if any(codes):
             worst = next(number for number, code in enumerate(codes) if code)
-            return Ending(failed=f"exit codes {codes}: {_last_word(processes[worst])}")
-        published = self._workspace / "out" / cell.name / ("model" if spec.method.adapter.type == "none" else "adapter")
-        ending = read_ending(published / "metrics.jsonl", rewarded=spec.method.objective == "grpo")
-        for folder in ("out", "work"):
-            shutil.rmtree(self._workspace / folder / cell.name, ignore_errors=True)
-        return ending
+            return note(task, Ending(failed=f"exit codes {codes}: {_last_word(processes[worst])}"))
+        return note(task, self._read(task, time.monotonic() - begun))
 
-    def _start(self, cell: Cell, spec: FineTuneJobSpec) -> list[RunningTrainer]:
-        nodes = spec.resources.nodes
-        config = build_trainer_config(cell, spec, self._workspace, _find_free_port() if nodes > 1 else None)
-        with self._lock:
-            return [
-                self._trainers.start({**config, "workDir": f"{config['workDir']}/pod-{number}"}, {"JOB_COMPLETION_INDEX": str(number)})
-                for number in range(nodes)
-            ]
+    def _read(self, task: Task, seconds: float) -> Ending:
+        """Return what was published, and clear it away."""
+        published = self._workspace / "out" / task.cell.name / ("model" if task.spec.method.adapter.type == "none" else "adapter")
+        ending = read_ending(published / "metrics.jsonl", rewarded=task.spec.method.objective == "grpo")
+        for folder in ("out", "work"):
+            shutil.rmtree(self._workspace / folder / task.cell.name, ignore_errors=True)
+        return dataclasses.replace(ending, seconds=round(seconds, 1))
+
+
+def run_in_turn(configs: Mapping[str, dict[str, Any]], workspace: Path) -> None:
+    """Run the trainer once for each of ``configs`` in this process; write a file for each that ended."""
+    from finetune_trainer.ending import classify_exception  # noqa: PLC0415  the process that starts others needs none of it
+    from finetune_trainer.interruption import Interruption  # noqa: PLC0415
+    from finetune_trainer.run import Run  # noqa: PLC0415
+
+    (workspace / "endings").mkdir(exist_ok=True)
+    for name, config in configs.items():
+        begun, failed = time.monotonic(), None
+        try:
+            Run(TrainerConfig.model_validate(config), Interruption(), {}).execute()
+        except Exception as error:
+            logging.getLogger(__name__).exception("%s", name)
+            failed = classify_exception(error)[1]
+        part = workspace / "endings" / f"{name}.part"
+        part.write_text(json.dumps({"failed": failed, "seconds": time.monotonic() - begun}))
+        part.replace(part.with_suffix(".json"))
 
 
 def read_ending(metrics: Path, *, rewarded: bool) -> Ending:
