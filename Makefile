@@ -130,8 +130,8 @@ drill: setup binaries ## One run preempted twenty times at random steps on a rea
 	$(PYTEST) tests/e2e/test_preemption.py --drill-full --drill-report docs/reference/preemption-drill.md
 
 .PHONY: matrix
-matrix: setup ## Every adapter with every quantisation, trained for real or refused with a reason: docs/reference/matrix.md. Takes minutes
-	$(PYTHON) -m benchmarks.matrix
+matrix: setup ## Every adapter x quantisation x objective x 1 or 2 processes, trained or refused: docs/reference/matrix.md. Half an hour; goes on where it was
+	$(PYTHON) -m benchmarks.matrix $(MATRIX_FLAGS)
 
 .PHONY: families
 families: setup ## Every family of models in every way, as tiny ones: docs/reference/families.md. Takes minutes

@@ -14,7 +14,7 @@ from benchmarks.matrix.axes import ADAPTERS, OBJECTIVES, PROCESSES, QUANTIZATION
 from benchmarks.matrix.cells import Cell, list_cells
 from benchmarks.matrix.endings import Ending, EndingBook
 from benchmarks.matrix.page import build_page
-from benchmarks.matrix.runner import CellRunner
+from benchmarks.matrix.runner import CellRunner, look_up
 from benchmarks.matrix.workspace import make_matrix_workspace
 from tests.support.trainer_process import run_trainers
 
@@ -31,12 +31,16 @@ def main() -> None:
     arguments.add_argument("--endings", type=Path, default=ENDINGS, help="where the cells' endings are kept")
     arguments.add_argument("--fresh", action="store_true", help="forget what is kept: after a change of the trainer")
     arguments.add_argument("--page", type=Path, default=PAGE)
+    arguments.add_argument("--page-only", action="store_true", help="train nothing: write the page of what is kept")
     options = arguments.parse_args()
     chosen = (options.adapter, options.quantization, options.objective, options.processes)
     every = list(list_cells())
     cells = [cell for cell in every if all(not of or choice in of for choice, of in zip(cell.choices, chosen, strict=True))]
     if options.fresh:
         options.endings.unlink(missing_ok=True)
+    if options.page_only:
+        options.page.write_text(build_page(every, look_up(every, Path("workspace"), EndingBook(options.endings))[0]), encoding="utf-8")
+        return
     endings = run_cells(cells, options.jobs, EndingBook(options.endings))
     broken = [cell.name for cell in cells if not endings[cell.name].as_promised]
     for name in broken:

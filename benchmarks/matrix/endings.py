@@ -1,6 +1,7 @@
 """What became of each cell, kept in a file so that an interrupted run of the matrix goes on where it was."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -67,8 +68,12 @@ class EndingBook:
 def build_key(config: Mapping[str, Any], workspace: Path) -> str:
     """Return what identifies a run of ``config``: its settings, wherever its files are, and the libraries."""
     settings = json.dumps(config, sort_keys=True).replace(str(workspace), "")
-    versions = [f"{name} {version(name)}" for name in LIBRARIES]
-    return hashlib.sha256("\n".join([settings, *versions]).encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{settings}\n{_list_versions()}".encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _list_versions() -> str:
+    return "\n".join(f"{name} {version(name)}" for name in LIBRARIES)
 
 
 def _read(fields: Mapping[str, Any]) -> Ending:

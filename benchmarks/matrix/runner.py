@@ -48,18 +48,7 @@ class CellRunner:
 
     def run_all(self, cells: Sequence[Cell], jobs: int, tell: Callable[[Cell, Ending], None]) -> dict[str, Ending]:
         """Return what became of ``cells``, ``jobs`` of them at a time; ``tell`` is told each as it comes."""
-        endings: dict[str, Ending] = {}
-        left: dict[str, Task] = {}
-        for cell in cells:
-            spec = check(cell, self._workspace)
-            if isinstance(spec, str):
-                endings[cell.name] = Ending(refused=spec)
-                continue
-            key = build_key(build_trainer_config(cell, spec, self._workspace, 0), self._workspace)
-            if (known := self._book.find(key)) is not None:
-                endings[cell.name] = known
-            else:
-                left[cell.name] = Task(cell, spec, key)
+        endings, left = look_up(cells, self._workspace, self._book)
 
         def note(task: Task, ending: Ending) -> None:
             with self._lock:
@@ -67,8 +56,8 @@ class CellRunner:
                 self._book.note(task.key, task.cell.name, ending)
                 tell(task.cell, ending)
 
-        alone = [task for task in left.values() if task.spec.resources.nodes == 1]
-        together = [task for task in left.values() if task.spec.resources.nodes > 1]
+        alone = [task for task in left if task.spec.resources.nodes == 1]
+        together = [task for task in left if task.spec.resources.nodes > 1]
         chunks = [alone[at : at + CELLS_OF_A_PROCESS] for at in range(0, len(alone), CELLS_OF_A_PROCESS)]
         with ThreadPoolExecutor(jobs) as pool:
             waits = [pool.submit(self._train_in_turn, chunk, note) for chunk in chunks]
@@ -123,6 +112,23 @@ class CellRunner:
         for folder in ("out", "work"):
             shutil.rmtree(self._workspace / folder / task.cell.name, ignore_errors=True)
         return dataclasses.replace(ending, seconds=round(seconds, 1))
+
+
+def look_up(cells: Sequence[Cell], workspace: Path, book: EndingBook) -> tuple[dict[str, Ending], list[Task]]:
+    """Return the endings that are known without training, those of refused cells among them, and what is left to train."""
+    endings: dict[str, Ending] = {}
+    left: list[Task] = []
+    for cell in cells:
+        spec = check(cell, workspace)
+        if isinstance(spec, str):
+            endings[cell.name] = Ending(refused=spec)
+            continue
+        key = build_key(build_trainer_config(cell, spec, workspace, 0), workspace)
+        if (known := book.find(key)) is not None:
+            endings[cell.name] = known
+        else:
+            left.append(Task(cell, spec, key))
+    return endings, left
 
 
 def run_in_turn(configs: Mapping[str, dict[str, Any]], workspace: Path) -> None:
