@@ -39,7 +39,9 @@ def main() -> None:
     if options.fresh:
         options.endings.unlink(missing_ok=True)
     if options.page_only:
-        options.page.write_text(build_page(every, look_up(every, Path("workspace"), EndingBook(options.endings))[0]), encoding="utf-8")
+        options.page.write_text(
+            build_page(every, look_up(every, Path("/workspace"), EndingBook(options.endings), again=False)[0]), encoding="utf-8"
+        )
         return
     endings = run_cells(cells, options.jobs, EndingBook(options.endings))
     broken = [cell.name for cell in cells if not endings[cell.name].as_promised]

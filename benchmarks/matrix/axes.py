@@ -62,7 +62,7 @@ OBJECTIVES: Final[dict[str, Patch]] = {
     "distill": _objective("distill", "train", teacher={"uri": f"file://{WORKSPACE}/teacher"}),
     "dpo": _objective("dpo", "pairs", 5),
     "orpo": _objective("orpo", "pairs", 5),
-    "kto": _objective("kto", "labelled", 5),
+    "kto": _objective("kto", "labelled") | {"training": {"maxSteps": 6, "learningRate": 3e-3}},
     "reward": _objective("reward", "pairs", 5),
     "grpo": _objective("grpo", "prompts", 6, rewards=[_VOWEL], numGenerations=8, maxCompletionLength=4)
     | {"model": {"uri": f"file://{WORKSPACE}/outspoken"}, "training": {"maxSteps": 8, "perDeviceBatchSize": 16}},

@@ -52,10 +52,10 @@ class EndingBook:
             except (ValueError, KeyError, TypeError):
                 continue  # the run died while it wrote this
 
-    def find(self, key: str) -> Ending | None:
-        """Return what is known of the cell with ``key``; a failure is not, so that it is tried again."""
+    def find(self, key: str, *, again: bool = True) -> Ending | None:
+        """Return what is known of the cell with ``key``; where failures are to be tried ``again``, nothing is known of them."""
         ending = self._known.get(key)
-        return ending if ending is not None and ending.as_promised else None
+        return ending if ending is not None and (ending.as_promised or not again) else None
 
     def note(self, key: str, name: str, ending: Ending) -> None:
         """Keep ``ending``."""

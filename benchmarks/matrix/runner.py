@@ -114,8 +114,14 @@ class CellRunner:
         return dataclasses.replace(ending, seconds=round(seconds, 1))
 
 
-def look_up(cells: Sequence[Cell], workspace: Path, book: EndingBook) -> tuple[dict[str, Ending], list[Task]]:
-    """Return the endings that are known without training, those of refused cells among them, and what is left to train."""
+def look_up(cells: Sequence[Cell], workspace: Path, book: EndingBook, *, again: bool = True) -> tuple[dict[str, Ending], list[Task]]:
+    """Return the endings that are known without training, those of refused cells among them, and what is left to train.
+
+    :param again: cells that failed are left to train.
+    :raises ValueError: ``workspace`` is not absolute, so that no manifest could name it.
+    """
+    if not workspace.is_absolute():
+        raise ValueError(f"{workspace} must be absolute")
     endings: dict[str, Ending] = {}
     left: list[Task] = []
     for cell in cells:
@@ -124,7 +130,7 @@ def look_up(cells: Sequence[Cell], workspace: Path, book: EndingBook) -> tuple[d
             endings[cell.name] = Ending(refused=spec)
             continue
         key = build_key(build_trainer_config(cell, spec, workspace, 0), workspace)
-        if (known := book.find(key)) is not None:
+        if (known := book.find(key, again=again)) is not None:
             endings[cell.name] = known
         else:
             left.append(Task(cell, spec, key))

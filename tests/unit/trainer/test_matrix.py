@@ -21,7 +21,8 @@ def test_every_choice_of_every_axis_is_refused_with_a_reason_or_can_be_trained(t
     assert len(cells) == len(ADAPTERS) * len(QUANTIZATIONS) * len(OBJECTIVES) * len(PROCESSES)
     endings, left = look_up(cells, tmp_path, EndingBook(tmp_path / "none"))
     assert len(endings) + len(left) == len(cells)
-    assert all(ending.refused and ending.refused.startswith("spec.") for ending in endings.values())
+    assert all(ending.refused and ending.refused.startswith("spec.method.") for ending in endings.values())
+    assert {task.cell.choices[2:] for task in left} >= {(name, "1 process") for name in OBJECTIVES} | {("sft", "2 processes")}
     for task in left:
         TrainerConfig.model_validate(build_trainer_config(task.cell, task.spec, tmp_path, 29400))
 
@@ -39,6 +40,7 @@ def test_a_kept_ending_is_not_trained_again_unless_its_settings_changed_or_it_fa
     book = EndingBook(file)
     assert book.find(key) == Ending(losses=(2.0, 1.5), seconds=3.0)
     assert book.find("failed") is None
+    assert book.find("failed", again=False) == Ending(failed="no memory")
     config["training"]["seed"] += 1
     assert book.find(build_key(config, tmp_path)) is None
 
