@@ -60,7 +60,8 @@ def _show(ending: Ending | None, reasons: dict[str, int]) -> str:
     if ending is None:
         return "not run"
     if ending.refused is not None:
-        return " ".join(f"({reasons.setdefault(reason, len(reasons) + 1)})" for reason in ending.refused.split("; spec."))
+        every = ending.refused.removeprefix("spec.").split("; spec.")
+        return " ".join(f"({reasons.setdefault(f'spec.{reason}', len(reasons) + 1)})" for reason in every)
     measured = ending.rewards or ending.losses
     if measured is None:
         return "**failed**: " + " ".join((ending.failed or "").split())[:200].replace("|", "\\|")
