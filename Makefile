@@ -129,6 +129,10 @@ page: setup binaries chromium ## The operator's page in Chromium; takes the docs
 drill: setup binaries ## One run preempted twenty times at random steps on a real node; writes docs/reference/preemption-drill.md
 	$(PYTEST) tests/e2e/test_preemption.py --drill-full --drill-report docs/reference/preemption-drill.md
 
+.PHONY: group-methods
+group-methods: setup ## Every adapter and objective by two processes: the curve of one, and the same after a resume. Takes minutes
+	FINETUNE_GROUP_METHODS=all $(PYTHON) -m pytest tests/trainer/test_group_methods.py
+
 .PHONY: matrix
 matrix: setup ## Every adapter x quantisation x objective x 1 or 2 processes, trained or refused: docs/reference/matrix.md. Half an hour; goes on where it was
 	$(PYTHON) -m benchmarks.matrix $(MATRIX_FLAGS)

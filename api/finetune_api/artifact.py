@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from finetune_api.base import StoredModel, Timestamp
-from finetune_api.progress import TaskScore
+from finetune_api.progress import HarnessScore, TaskScore
 
 MANIFEST_NAME = "manifest.json"
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -62,6 +62,8 @@ class ArtifactManifest(StoredModel):
     """Metrics at `step`, by the names of `status.metrics`."""
     tasks: list[TaskScore] = Field(default_factory=list)
     """Scores of `evaluation.tasks`."""
+    harness: list[HarnessScore] = Field(default_factory=list)
+    """Scores of `evaluation.harness`."""
     config: dict[str, Any]
     """The run's `TrainerConfig` as JSON, which carries no credentials. Read as plain data, so that any release can verify a manifest."""
     created_time: Timestamp

@@ -66,6 +66,8 @@ ENV_PREFIX_PUSH: Final = "FINETUNE_PUSH_"
 """With a number and `_`, prefix of the environment variables made from the ``credentialsSecret`` of that entry of ``output.push``."""
 ENV_PREFIX_TASK: Final = "FINETUNE_TASK_"
 """Likewise, of ``evaluation.tasks``."""
+ENV_PREFIX_HARNESS: Final = "FINETUNE_HARNESS_"
+"""Likewise, of ``evaluation.harness``."""
 ENV_PREFIX_TRACKER: Final = "FINETUNE_TRACKER_"
 """Likewise, of ``tracking``."""
 

@@ -64,6 +64,21 @@ class TaskScore(StoredModel):
     """Prompts asked."""
 
 
+class HarnessScore(StoredModel):
+    """How a task of `evaluation.harness` went."""
+
+    name: Annotated[str, Field(max_length=64)]
+    """Name of the task."""
+    metric: Annotated[str, Field(max_length=64)]
+    """What is measured: the first of the task's metrics, such as `acc` or `exact_match`."""
+    base_score: Signed | None = None
+    """Its value before training."""
+    score: Signed | None = None
+    """Its value after it."""
+    examples: Count
+    """Questions asked."""
+
+
 class Metrics(StoredModel):
     """What the trainer measures. All numbers are finite; one that isn't known is absent."""
 
@@ -110,6 +125,8 @@ class Metrics(StoredModel):
     """Largest memory that the GPU's allocator has held, in bytes."""
     tasks: Annotated[list[TaskScore], Field(max_length=8)] = Field(default_factory=list)
     """Scores of `evaluation.tasks`."""
+    harness: Annotated[list[HarnessScore], Field(max_length=8)] = Field(default_factory=list)
+    """Scores of `evaluation.harness`."""
     history: Annotated[list[LossPoint], Field(max_length=HISTORY_MAX_POINTS)] = Field(default_factory=list)
     """The loss curve, thinned to at most 64 points over the whole run."""
 

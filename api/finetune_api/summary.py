@@ -52,7 +52,7 @@ def encode_summary(summary: TrainerSummary) -> str:
         if len(text := _dump(summary)) > SUMMARY_MAX_BYTES and len(unnamed) > 1:
             summary = summary.model_copy(update={"artifacts": unnamed})
             if len(text := _dump(summary)) > SUMMARY_MAX_BYTES:
-                summary = summary.model_copy(update={"metrics": summary.metrics.model_copy(update={"tasks": []})})
+                summary = summary.model_copy(update={"metrics": summary.metrics.model_copy(update={"tasks": [], "harness": []})})
                 text = _dump(summary)
     low, high = 0, len(summary.message)
     if len(text) <= SUMMARY_MAX_BYTES:

@@ -1,7 +1,7 @@
 """The specification of a FineTuneJob, a module for each of its parts."""
 
 from finetune_api.spec.adapter import AdapterSpec
-from finetune_api.spec.evaluation import EvaluationSpec, GenerationSpec, SamplesSpec, TaskSpec
+from finetune_api.spec.evaluation import EvaluationSpec, GenerationSpec, HarnessTaskSpec, SamplesSpec, TaskSpec
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodSpec, QuantizationSpec
 from finetune_api.spec.objective import DistillSpec, DpoSpec, GrpoSpec, KtoSpec, OrpoSpec, RewardFunction, RewardSpec
@@ -26,6 +26,7 @@ __all__ = [
     "GenerationSpec",
     "GgufSpec",
     "GrpoSpec",
+    "HarnessTaskSpec",
     "KtoSpec",
     "MethodSpec",
     "ModelSpec",

@@ -6,10 +6,12 @@ from pydantic import Field
 
 from finetune_api.base import ApiModel
 from finetune_api.rules import Rule, UniqueBy
-from finetune_api.spec.source import EvalDatasetSpec
+from finetune_api.spec.source import EvalDatasetSpec, SecretReference
+from finetune_api.uri import DatasetUri, EndpointUrl
 
 TaskMatch = Literal["exact", "contains", "regex", "numeric"]
 MAX_TASKS = 8
+MAX_HARNESS_TASKS = 8
 
 
 class GenerationSpec(ApiModel):
@@ -73,6 +75,42 @@ class TaskSpec(EvalDatasetSpec):
     """Rows that are asked, from the file's first; each is answered twice, before training and after it."""
 
 
+class HarnessTaskSpec(ApiModel):
+    """A task of lm-evaluation-harness: one that it brings, by name; or one of your own, described by a YAML file."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the task in the harness, such as `arc_easy`; a group such as `mmlu` is refused, name its tasks. With `uri` any name."""
+    uri: DatasetUri | None = None
+    """YAML file of a task of your own, in the harness's format. What would run code is refused: `!function`, `class`, `include`, metrics
+    that the harness would download. Templates are evaluated in a sandbox."""
+    dataset_uri: DatasetUri | None = None
+    """Data of a task of your own; files as for `dataset.uri`. Without it the YAML's `dataset_path` names a hub dataset."""
+    credentials_secret: SecretReference | None = None
+    """Secret with the credentials for `uri` and `datasetUri`; keys as in `model.credentialsSecret`. Its `HF_TOKEN` is used for the hub
+    dataset of a task."""
+    endpoint_url: EndpointUrl | None = None
+    """Endpoint of an S3- or GCS-compatible store for `uri` and `datasetUri`."""
+    num_fewshot: Annotated[int, Field(ge=0, le=32)] | None = None
+    """Worked examples before each question; the task's own number if it is not given."""
+    max_examples: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """Questions that are asked, from the first; each twice, before training and after it."""
+
+    rules = (
+        Rule(
+            cel="!has(self.uri) || self.uri.matches('^(s3|gs|https|pvc|file)://')",
+            holds=lambda task: task.uri is None or not task.uri.startswith(("hf://", "oci://")),
+            message="must be one file at s3://, gs://, https:// or pvc://",
+            field="uri",
+        ),
+        Rule(
+            cel="!has(self.datasetUri) || has(self.uri)",
+            holds=lambda task: task.dataset_uri is None or task.uri is not None,
+            message="is for a task of your own; give its uri, or remove datasetUri",
+            field="datasetUri",
+        ),
+    )
+
+
 class EvaluationSpec(ApiModel):
     """How the run is judged, beside the held-out loss."""
 
@@ -80,5 +118,7 @@ class EvaluationSpec(ApiModel):
     """Answers to look at."""
     tasks: Annotated[list[TaskSpec], Field(max_length=MAX_TASKS), UniqueBy("name")] = Field(default_factory=list)
     """Answers that are scored."""
+    harness: Annotated[list[HarnessTaskSpec], Field(max_length=MAX_HARNESS_TASKS), UniqueBy("name")] = Field(default_factory=list)
+    """Tasks of lm-evaluation-harness, scored before training and after it. Needs a trainer's image that has it (the extra `harness`)."""
     generation: GenerationSpec = Field(default_factory=GenerationSpec)
     """How the answers of samples and tasks are generated."""

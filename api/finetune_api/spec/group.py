@@ -10,10 +10,9 @@ MAX_NODES: Final = 64
 MAX_GPUS: Final = 16
 """GPUs of one pod."""
 
-OBJECTIVES: Final = ("sft", "pretrain")
-"""Objectives that several processes learn together."""
-ADAPTERS: Final = ("lora", "none")
-"""Types of adapters that several processes train together."""
+OBJECTIVES: Final = ("sft", "pretrain", "distill", "dpo", "orpo", "reward")
+"""Objectives that several processes learn together, by the same curve as one. Not `kto`, which estimates the divergence from its
+reference over a batch of all processes at once: the curve would depend on their number. Not `grpo`: each draws answers of its own."""
 
 _ALONE_CEL: Final = "(self.resources.nodes == 1 && self.resources.gpus <= 1)"
 
@@ -26,14 +25,9 @@ GROUP_SPEC_RULES: Final = (
     Rule(
         cel=f"{_ALONE_CEL} || self.method.objective in {list(OBJECTIVES)}",
         holds=lambda spec: _is_alone(spec) or spec.method.objective in OBJECTIVES,
-        message=f"must be one of {', '.join(OBJECTIVES)} with several GPUs or nodes; set resources.gpus to 1 or 0 and resources.nodes to 1",
+        message=f"must be one of {', '.join(OBJECTIVES)} with several GPUs or nodes: what kto and grpo learn from depends on how many "
+        "processes share a batch; set resources.gpus to 1 or 0 and resources.nodes to 1",
         field="method.objective",
-    ),
-    Rule(
-        cel=f"{_ALONE_CEL} || self.method.adapter.type in {list(ADAPTERS)}",
-        holds=lambda spec: _is_alone(spec) or spec.method.adapter.type in ADAPTERS,
-        message=f"must be one of {', '.join(ADAPTERS)} with several GPUs or nodes; set resources.gpus to 1 or 0 and resources.nodes to 1",
-        field="method.adapter.type",
     ),
     Rule(
         cel=f"{_ALONE_CEL} || self.training.divergence.action == 'fail'",

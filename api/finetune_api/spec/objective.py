@@ -234,6 +234,12 @@ OBJECTIVE_SPEC_RULES: Final = (
         field="evaluation.tasks",
     ),
     Rule(
+        cel="self.method.objective != 'reward' || self.evaluation.harness.size() == 0",
+        holds=lambda spec: spec.method.objective != "reward" or not spec.evaluation.harness,
+        message="a reward model scores answers and has no tokens to score; remove the tasks",
+        field="evaluation.harness",
+    ),
+    Rule(
         cel="self.method.objective != 'reward' || !(self.output.merged || has(self.output.gguf))",
         holds=lambda spec: spec.method.objective != "reward" or not (spec.output.merged or spec.output.gguf is not None),
         message="a reward model's head can't be merged into a language model; remove merged and gguf",

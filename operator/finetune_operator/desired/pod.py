@@ -8,6 +8,7 @@ from finetune_api.names import (
     ENV_PREFIX_ADDITIONAL,
     ENV_PREFIX_DATASET,
     ENV_PREFIX_EVAL,
+    ENV_PREFIX_HARNESS,
     ENV_PREFIX_MODEL,
     ENV_PREFIX_OUTPUT,
     ENV_PREFIX_PUSH,
@@ -105,6 +106,7 @@ def build_claims(spec: FineTuneJobSpec) -> dict[str, bool]:
     sources += [more.uri for more in spec.dataset.additional]
     sources += [spec.method.distill.teacher.uri] if spec.method.distill else []
     sources += [task.uri for task in spec.evaluation.tasks]
+    sources += [uri for task in spec.evaluation.harness for uri in (task.uri, task.dataset_uri) if uri is not None]
     claims: dict[str, bool] = {}
     for uri, read_only in [*((uri, True) for uri in sources), (spec.output.uri, False)]:
         location = parse_uri(uri)
@@ -137,6 +139,7 @@ def _build_env_from(spec: FineTuneJobSpec) -> list[Manifest]:
         (ENV_PREFIX_OUTPUT, spec.output.credentials_secret),
         *((number_prefix(ENV_PREFIX_PUSH, index), push.credentials_secret) for index, push in enumerate(spec.output.push)),
         *((number_prefix(ENV_PREFIX_TASK, index), task.credentials_secret) for index, task in enumerate(spec.evaluation.tasks)),
+        *((number_prefix(ENV_PREFIX_HARNESS, index), task.credentials_secret) for index, task in enumerate(spec.evaluation.harness)),
         *((number_prefix(ENV_PREFIX_TRACKER, index), tracker.credentials_secret) for index, tracker in enumerate(spec.tracking)),
     ]
     return [{"prefix": prefix, "secretRef": {"name": secret.name}} for prefix, secret in references if secret]

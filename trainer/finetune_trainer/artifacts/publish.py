@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from pydantic import ValidationError
 
 from finetune_api.artifact import MANIFEST_NAME, Artifact, ArtifactManifest, ManifestFile
-from finetune_api.progress import TaskScore
+from finetune_api.progress import HarnessScore, TaskScore
 from finetune_trainer.errors import StorageFailed
 from finetune_trainer.storage.digest import digest_bytes, digest_files
 from finetune_trainer.storage.store import Store, StoredFile, check_relative
@@ -57,6 +57,7 @@ class ManifestFields:
     dataset_digest: str | None = None
     metrics: dict[str, float] | None = None
     tasks: list[TaskScore] = field(default_factory=list)
+    harness: list[HarnessScore] = field(default_factory=list)
 
     @property
     def format(self) -> ArtifactFormat:
@@ -83,6 +84,7 @@ def build_manifest(fields: ManifestFields, files: list[ManifestFile], now: datet
         versions=fields.versions,
         metrics=fields.metrics or {},
         tasks=fields.tasks,
+        harness=fields.harness,
         config=fields.config,
         created_time=now,
     )

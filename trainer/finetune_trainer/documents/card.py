@@ -33,7 +33,7 @@ def build_card(facts: RunFacts, kind: str = "adapter") -> str:
     return (
         f"---\n{yaml.safe_dump(_build_head(facts, kind), sort_keys=False, allow_unicode=True)}---\n"
         f"# {job.name}\n\n{_describe(facts, kind)}\n\n"
-        f"{_build_table(facts)}\n{_build_license(facts)}{_build_curve(facts)}{_build_tasks(facts)}"
+        f"{_build_table(facts)}\n{_build_license(facts)}{_build_curve(facts)}{_build_tasks(facts)}{_build_harness(facts)}"
         "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in facts.versions.items()) + "\n\n"
         "`report.html` has curves and sample answers, `metrics.jsonl` the metrics of each logged step, `manifest.json` all settings and "
         "digests.\n"
@@ -134,6 +134,21 @@ def _build_tasks(facts: RunFacts) -> str:
         return ""
     lines = "".join(f"| {score.name} | {_share(score.base_score)} | {_share(score.score)} | {score.examples} |\n" for score in scores)
     return f"## Tasks\n\n| task | before | after | prompts |\n| --- | --- | --- | --- |\n{lines}\n"
+
+
+def _build_harness(facts: RunFacts) -> str:
+    scores = facts.evaluation.score_harness()
+    if not scores:
+        return ""
+    lines = "".join(
+        f"| {score.name} | {score.metric} | {_figure(score.base_score)} | {_figure(score.score)} | {score.examples} |\n" for score in scores
+    )
+    head = "| task | metric | before | after | questions |\n| --- | --- | --- | --- | --- |"
+    return f"## lm-evaluation-harness\n\n{head}\n{lines}\n"
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
 
 
 def _share(value: float | None) -> str:

@@ -30,6 +30,7 @@ def build_report_page(facts: RunFacts) -> str:
         + "".join(_render_charts(facts))
         + "</div></section>",
         _render_tasks(facts),
+        _render_harness(facts),
         _render_samples(facts),
         _render_details(facts),
     ]
@@ -127,6 +128,27 @@ def _render_tasks(facts: RunFacts) -> str:
         '<table><thead><tr><th scope="col">Task</th><th scope="col">Before training</th><th scope="col">After training</th>'
         f'<th scope="col">Prompts</th></tr></thead><tbody>{rows}</tbody></table></div></section>'
     )
+
+
+def _render_harness(facts: RunFacts) -> str:
+    scores = facts.evaluation.score_harness()
+    if not scores:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(score.name)}</th><td>{escape(score.metric)}</td><td>{_figure(score.base_score)}</td>'
+        f"<td>{_figure(score.score)}</td><td>{score.examples:,}</td></tr>"
+        for score in scores
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Task", "Metric", "Before training", "After training", "Questions"))
+    return (
+        '<section aria-labelledby="harness"><h2 id="harness">lm-evaluation-harness</h2><div class="card scroll" '
+        f'tabindex="0" role="region" aria-label="Scores of lm-evaluation-harness"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else format_number(value)
 
 
 def _meter(share: float | None, kind: str) -> str:

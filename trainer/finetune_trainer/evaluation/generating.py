@@ -81,7 +81,7 @@ def generate_answers(
     ]
     answers: list[str] = []
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    with _answering(model, compute_dtype, seed) as device:
+    with answering(model, compute_dtype, seed) as device:
         for start in range(0, len(ids), _BATCH):
             batch = ids[start : start + _BATCH]
             width = max(map(len, batch))
@@ -97,7 +97,8 @@ def generate_answers(
 
 
 @contextmanager
-def _answering(model: Any, compute_dtype: ComputeDtype, seed: int) -> Iterator[torch.device]:  # noqa: ANN401
+def answering(model: Any, compute_dtype: ComputeDtype, seed: int) -> Iterator[torch.device]:  # noqa: ANN401
+    """Ask ``model`` for as long as the block runs: without gradients, without dropout, with random numbers of its own."""
     device = next(model.parameters()).device
     training = model.training
     devices = [device] if device.type == "cuda" else []

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.method import ComputeDtype
+from finetune_trainer.evaluation.harness import HarnessTask, measure_task
 from finetune_trainer.evaluation.prompts import Prompt, SamplePrompt, render_prompt
-from finetune_trainer.evaluation.results import Evaluation, Sample, TaskResult
+from finetune_trainer.evaluation.results import Evaluation, HarnessResult, Sample, TaskResult
 from finetune_trainer.evaluation.tasks import Task, count_matches
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Judge:
         tokenizer: Any,  # noqa: ANN401
         samples: Sequence[SamplePrompt],
         tasks: Sequence[Task],
+        harness: Sequence[HarnessTask] = (),
         *,
         seed: int,
         compute_dtype: ComputeDtype,
@@ -41,6 +43,7 @@ class Judge:
         self._tokenizer = tokenizer
         self._samples = list(samples)
         self._tasks = list(tasks)
+        self._harness = list(harness)
         self._seed = seed
         self._compute_dtype: ComputeDtype = compute_dtype
         self._max_prompt = max(16, max_length - spec.generation.max_new_tokens)
@@ -66,9 +69,23 @@ class Judge:
                 results[number] = results[number].model_copy(update={when: count})
                 found = found.model_copy(update={"tasks": results})
                 logger.info("task %s %s training: %d of %d answers count", task.name, when, count, len(task.prompts))
+            for number, asked in enumerate(self._harness):
+                figure = measure_task(
+                    asked,
+                    model,
+                    self._tokenizer,
+                    seed=self._seed,
+                    compute_dtype=self._compute_dtype,
+                    stop_requested=self._stop_requested,
+                )
+                if figure is not None:
+                    measured = list(found.harness)
+                    measured[number] = measured[number].model_copy(update={when: figure.value, "examples": figure.examples})
+                    found = found.model_copy(update={"harness": measured})
+                    logger.info("task %s of the harness %s training: %s %.4g", asked.name, when, asked.metric, figure.value)
         except GenerationStopped:
             logger.info("asked to stop: the answers %s training are left out", when)
-        if self._samples or self._tasks:
+        if self._samples or self._tasks or self._harness:
             logger.info("answers %s training took %.1f s", when, time.monotonic() - begun)
         return found
 
@@ -76,6 +93,7 @@ class Judge:
         return Evaluation(
             samples=[Sample(prompt=self._render(sample.prompt), expected=sample.expected) for sample in self._samples],
             tasks=[TaskResult(name=task.name, examples=len(task.prompts)) for task in self._tasks],
+            harness=[HarnessResult(name=task.name, metric=task.metric, examples=0) for task in self._harness],
         )
 
     def _render(self, prompt: Prompt) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import StoredModel
-from finetune_api.progress import TaskScore
+from finetune_api.progress import HarnessScore, TaskScore
 
 Answers = list[str]
 
@@ -34,11 +34,24 @@ class TaskResult(StoredModel):
     """Answers that count after the last one."""
 
 
+class HarnessResult(StoredModel):
+    """What a task of lm-evaluation-harness measured."""
+
+    name: str
+    metric: str
+    examples: Annotated[int, Field(ge=0)]
+    before: float | None = None
+    """Its metric before the first step."""
+    after: float | None = None
+    """Its metric after the last one."""
+
+
 class Evaluation(StoredModel):
     """All that judging found."""
 
     samples: list[Sample] = Field(default_factory=list)
     tasks: list[TaskResult] = Field(default_factory=list)
+    harness: list[HarnessResult] = Field(default_factory=list)
 
     def score_tasks(self) -> list[TaskScore]:
         """Return the scores as status shows them."""
@@ -50,4 +63,11 @@ class Evaluation(StoredModel):
                 examples=task.examples,
             )
             for task in self.tasks
+        ]
+
+    def score_harness(self) -> list[HarnessScore]:
+        """Return the harness's scores as status shows them."""
+        return [
+            HarnessScore(name=task.name, metric=task.metric, base_score=task.before, score=task.after, examples=task.examples)
+            for task in self.harness
         ]

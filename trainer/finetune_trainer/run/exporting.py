@@ -137,6 +137,7 @@ def derive_fields(adapter: ArtifactManifest, kind: Any, measured: Mapping[str, f
             versions=adapter.versions,
             metrics={**adapter.metrics, **measured},
             tasks=adapter.tasks,
+            harness=adapter.harness,
             config=adapter.config,
         ),
         kind=kind,

@@ -217,6 +217,7 @@ class RunProgress:
                 best_step=self._best_step,
                 **self._measure_objective(),
                 tasks=[] if self.evaluation is None else self.evaluation.score_tasks(),
+                harness=[] if self.evaluation is None else self.evaluation.score_harness(),
                 learning_rate=_bound(self._values.get("learning_rate"), 0, _MEASURE_LIMIT),
                 grad_norm=_bound(self._values.get("grad_norm"), 0, _MEASURE_LIMIT),
                 tokens_per_second=_bound(self._speed.tokens_per_second, 0, _MEASURE_LIMIT),

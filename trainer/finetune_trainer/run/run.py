@@ -23,6 +23,7 @@ from finetune_trainer.documents import RunFacts
 from finetune_trainer.ending import is_out_of_memory
 from finetune_trainer.errors import Interrupted, OutOfMemory, StorageFailed
 from finetune_trainer.evaluation import Evaluation, Judge, load_tasks
+from finetune_trainer.evaluation.harness import check_harness, load_harness
 from finetune_trainer.evaluation.judge import When
 from finetune_trainer.exporting.gguf_support import check_gguf
 from finetune_trainer.group import Group
@@ -96,6 +97,7 @@ class Run:
         device = choose_device(config.device, self._group.local_rank)
         self.progress.device = device.name
         reporter.notify()
+        check_harness(config.evaluation.harness)
         output = open_store(config.output.uri, "output", self._credentials(ENV_PREFIX_OUTPUT), config.output.endpoint_url)
         checkpoints = CheckpointStore(output, config.job.uid)
         if self._group.leads:
@@ -109,7 +111,8 @@ class Run:
             self.progress.total_steps = manifest.total_steps
             self.progress.restore(manifest.step, config.training.epochs, 0, [], {})
             return self._summarise_completion(
-                self._export(output, finished), Metrics.model_validate({**manifest.metrics, "tasks": manifest.tasks})
+                self._export(output, finished),
+                Metrics.model_validate({**manifest.metrics, "tasks": manifest.tasks, "harness": manifest.harness}),
             )
 
         if not self._group.meet("nccl" if device.kind == "cuda" else "gloo", lambda: self._is_finished(output)):
@@ -125,6 +128,8 @@ class Run:
             check_rewards(config.method.grpo.rewards if config.method.grpo else [], examples.answers)
             teacher_files = self._fetch_teacher()
             tasks = load_tasks(config.evaluation.tasks, self._folder / "tasks", self._environ)
+            asked = config.evaluation.harness if self._group.leads else []
+            harness = load_harness(asked, self._folder / "harness", self._environ)
             checkpoint = checkpoints.download_newest(self._folder / "resume")
         self._group.tell_files()
         self._log_time("files fetched and libraries loaded")
@@ -141,7 +146,7 @@ class Run:
         self._enter("preparing", reporter)
         tokenizer = load_tokenizer(base.path, config.model.uri)
         data = prepare_data(examples, tokenizer, config.training, config.method, config.dataset.too_long)
-        self._judge = None if reward else build_judge(config, examples, tokenizer, tasks, self._interruption)
+        self._judge = None if reward else build_judge(config, examples, tokenizer, tasks, self._interruption, harness)
         self._dataset_digest = data.digest
         self.progress.dataset = data.counts
         check_length(architecture, data.longest, config.method.adapter.resolved_virtual_tokens, config.model.uri)
@@ -280,6 +285,7 @@ class Run:
         if self._judge is not None and self._group.leads:
             self.progress.evaluation = self._judge.judge(model, when, self.progress.evaluation)
             found = {f"task_{task.name}": score for task in self.progress.measure()[1].tasks if (score := task.score) is not None}
+            found |= {f"harness_{task.name}": score for task in self.progress.measure()[1].harness if (score := task.score) is not None}
             self._track(self.progress.step, found)
 
     def _publish(self, trainer: Any, tokenizer: Any, dataset: DatasetCounts) -> Artifact:  # noqa: ANN401
@@ -316,7 +322,7 @@ class Run:
     def _fields(self, kind: Any, step: int) -> ManifestFields:  # noqa: ANN401
         job, base = self.config.job, self._base
         measured = self.progress.measure()[1]
-        metrics = measured.model_dump(mode="json", exclude_none=True, exclude={"history", "tasks"})
+        metrics = measured.model_dump(mode="json", exclude_none=True, exclude={"history", "tasks", "harness"})
         return ManifestFields(
             kind=kind,
             job_uid=job.uid,
@@ -332,6 +338,7 @@ class Run:
             versions=self._versions,
             metrics=metrics,
             tasks=measured.tasks,
+            harness=measured.harness,
             config=self.config.model_dump(mode="json", exclude_none=True, exclude={"reporting"}),
         )
 
