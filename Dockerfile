@@ -36,9 +36,11 @@ RUN --mount=type=secret,id=environment --mount=type=secret,id=ca-certificates \
 
 # What uv.lock says of each image, as files of their own: a layer of dependencies is built anew only when its own file changes.
 FROM tools AS requirements
+# More extras for the trainer's image, separated by commas: `harness` is lm-evaluation-harness.
+ARG TRAINER_EXTRAS=
 COPY pyproject.toml uv.lock /source/
 RUN for target in operator trainer; do \
-      extras="--extra $target"; if [ $target = trainer ]; then extras="$extras --extra trackers"; fi; \
+      extras="--extra $target"; if [ $target = trainer ]; then for extra in trackers $(echo "$TRAINER_EXTRAS" | tr , ' '); do extras="$extras --extra $extra"; done; fi; \
       mkdir -p /requirements/$target && \
       /opt/tools/bin/uv export --project /source --frozen --no-dev $extras --no-emit-project --no-header --no-annotate --quiet \
         --output-file /requirements/$target/requirements.txt && touch -d @0 /requirements/$target/requirements.txt /requirements/$target || exit 1; \

@@ -151,6 +151,7 @@ OTHER_VALUES: dict[str, Any] = {
     "pod.imagePullSecrets": [],
     "evaluation.samples.prompts": [],
     "evaluation.tasks": [],
+    "evaluation.harness": [],
     "tracking": [],
     "output.merged": False,
     "output.gguf.type": "f16",
