@@ -67,7 +67,9 @@ def test_the_editors_schema_is_a_schema_and_takes_good_manifests() -> None:
 
 BEYOND_JSON_SCHEMA = (
     "an objective that several nodes can't learn",
-    "an adapter that several GPUs can't train",
+    "YAML of a harness task on the hub",
+    "data of a harness task without its YAML",
+    "harness tasks of a reward model",
     "several nodes of which one goes back",
     "DoRA on int8",
     "rank of learnt tokens",
