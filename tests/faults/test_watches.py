@@ -207,6 +207,7 @@ async def test_watches_answered_with_errors(bench: Bench, figures: Figures, stat
         others = [lane.proxy.add(Rule(Answer(status), signature=f"watch {resource}")) for resource in WATCHED[1:]]
         lane.proxy.cut_watches()
         await asyncio.sleep(seconds)
+        await case.until(lambda: rule.hits or any(other.hits for other in others), "a watch that was refused")
         await case.create()
         lane.proxy.heal()
         began = time.monotonic()

@@ -67,7 +67,7 @@ class DirectApi:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def call(self, method: str, path: str, body: object = None, *, seconds: float = 30.0) -> Object:
+    async def call(self, method: str, path: str, body: object = None, *, seconds: float = 120.0) -> Object:
         """Make one call and return the answer.
 
         :raises Refused: the answer is an error.
