@@ -11,7 +11,7 @@ from benchmarks.families.catalog import DEFAULT, EXPERTS, FAMILIES
 from benchmarks.families.proof import Proof, prove_each, read_proofs
 from tests.support.trainer_process import Trainers
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(1800)]
 
 ALIKE = ("Qwen2", "Qwen3", "Gemma", "Gemma 2", "GLM", "Falcon, new", "Qwen2-MoE", "GLM-4.5")
 """Families of which another one with all of their parts is in the slice; all are in `make families`."""
