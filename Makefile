@@ -95,6 +95,10 @@ bench-scale: setup binaries operator-environment ## 10,000 at once, at 50/s, idl
 soak: setup binaries operator-environment ## An hour of churn under random faults: does anything grow, get stuck, stay behind? MINUTES=60
 	PYTHONPATH=. $(PYTHON) benchmarks/operator/soak.py --minutes $(or $(MINUTES),60) $(BENCH_FLAGS)
 
+.PHONY: bench-trainer
+bench-trainer: setup ## The trainer beside TRL and PEFT alone and LLaMA-Factory, in turns: docs/reference/speed.md
+	$(PYTHON) -m benchmarks.trainer $(BENCH_FLAGS)
+
 .PHONY: bench-page
 bench-page: setup ## Write docs/reference/scale.md from the kept figures
 	$(PYTHON) benchmarks/operator/page.py
