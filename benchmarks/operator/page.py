@@ -130,7 +130,7 @@ def _soak(result: dict[str, Any]) -> Iterator[str]:
     yield f"Answers to trainers' reports: {answers}.\n"
     if result["wrong"]:
         yield f"**Found wrong: {len(result['wrong'])}.**\n"
-        yield from (f"- {each}" for each in result["wrong"])
+        yield from (f"- {each[:240]}" for each in result["wrong"])
         yield ""
     else:
         yield "At the end nothing was stuck, nothing was left, what nobody touched was untouched, and the operator was silent.\n"
