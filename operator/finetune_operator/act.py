@@ -7,10 +7,12 @@ from typing import Any
 
 from finetune_api.reasons import Reason
 from finetune_api.report import JobReference
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.trainer_config import ReportingConfig
+from finetune_operator.desired.gang import build_pod_group
 from finetune_operator.desired.group import build_service
 from finetune_operator.desired.job import build_job
-from finetune_operator.kube.client import JOBS, SERVICES, ApiError, KubeClient
+from finetune_operator.kube.client import JOBS, POD_GROUPS, SERVICES, ApiError, KubeClient, Resource
 from finetune_operator.kube.store import Store
 from finetune_operator.kueue.workloads import WorkloadBook
 from finetune_operator.objects import controller_uid_of, name_of
@@ -81,8 +83,10 @@ class Actor:
             failures=observation.status.failures,
             grace_seconds=observation.grace_seconds,
         )
-        if observation.spec.resources.nodes > 1 and (refusal := await self._create_service(observation.ref)) is not None:
-            return refusal
+        if observation.spec.resources.nodes > 1:
+            refusal = await self._create_group(observation.ref, observation.spec)
+            if refusal is not None:
+                return refusal
         namespace, name = observation.ref.namespace, name_of(manifest)
         try:
             body = await self._client.create(JOBS, namespace, manifest)
@@ -103,20 +107,37 @@ class Actor:
         )
         return None
 
-    async def _create_service(self, ref: JobReference) -> Refusal | None:
-        """Create what names the pods of a run of several, before the first of them asks for another. An earlier attempt may have."""
-        manifest = build_service(ref)
+    async def _create_group(self, ref: JobReference, spec: FineTuneJobSpec) -> Refusal | None:
+        """Create what the pods of a run of several have in common, before the first of them looks for it. An earlier attempt may have."""
+        gang = spec.scheduling.gang
+        if gang is not None and gang not in self._trainer.gang_schedulers:
+            message = (
+                f"scheduling.gang is {gang}, which this operator is not set up for. Its administrator sets "
+                f"gangScheduling.{gang}.schedulerName in the chart; or create the run anew without scheduling.gang."
+            )
+            return Refusal(Reason.POLICY_REFUSED, message)
+        if (refusal := await self._create_once(SERVICES, "Service", build_service(ref), ref)) is not None or gang != "coscheduling":
+            return refusal
+        return await self._create_once(POD_GROUPS, "PodGroup", build_pod_group(spec, ref), ref)
+
+    async def _create_once(self, resource: Resource, kind: str, manifest: Mapping[str, Any], ref: JobReference) -> Refusal | None:
+        name = name_of(manifest)
         try:
-            await self._client.create(SERVICES, ref.namespace, manifest)
+            await self._client.create(resource, ref.namespace, manifest)
         except ApiError as error:
             if error.transient:
                 raise
+            if error.not_found and resource is POD_GROUPS:
+                message = (
+                    "scheduling.gang is coscheduling, but the cluster has no PodGroups of scheduling.x-k8s.io/v1alpha1. Install "
+                    "scheduler-plugins with its CRDs; or create the run anew without scheduling.gang."
+                )
+                return Refusal(Reason.POLICY_REFUSED, message)
             if not error.conflict:
                 diagnosis = diagnose_refusal(error.message)
                 return Refusal(diagnosis.reason, diagnosis.message)
-            body = await self._client.get(SERVICES, ref.namespace, name_of(manifest))
+            body = await self._client.get(resource, ref.namespace, name)
             if controller_uid_of(body) != ref.uid:
-                name = name_of(manifest)
-                message = f"A Service named {name} exists and is not this run's. Delete it, and this run's Job is created."
+                message = f"A {kind} named {name} exists and is not this run's. Delete it, and this run's Job is created."
                 return Refusal(Reason.NAME_TAKEN, message)
         return None

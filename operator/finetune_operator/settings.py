@@ -39,6 +39,8 @@ class TrainerSettings:
     """Volume claim with a shared cache of base models, in the run's namespace; empty means none."""
     default_queue: str = ""
     """LocalQueue of runs that name none; empty leaves them without one."""
+    gang_schedulers: Mapping[str, str] = field(default_factory=dict)
+    """`schedulerName` of the pods of a run by its `scheduling.gang`; what is not in it is refused."""
     simulated_gpus: bool = False
     """The cluster advertises GPUs that it doesn't have; trainers that asked for one run on the CPU."""
     report_service: str = ""
@@ -131,6 +133,7 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
             image_pull_policy=read("FINETUNE_TRAINER_IMAGE_PULL_POLICY", "IfNotPresent", _one_of("Always", "IfNotPresent", "Never")),
             grace_seconds=read("FINETUNE_TRAINER_GRACE_SECONDS", 300, _integer(1, 86_400)),
             default_queue=read("FINETUNE_DEFAULT_QUEUE", "", _namespace),
+            gang_schedulers=read("FINETUNE_GANG_SCHEDULERS", {}, _gang_schedulers),
             simulated_gpus=read("FINETUNE_SIMULATED_GPUS", default=False, parse=_boolean),
             report_service=read("FINETUNE_REPORT_SERVICE", "", _service),
         ),
@@ -224,6 +227,17 @@ def _defaults(text: str) -> DefaultsByNamespace:
     except ValidationError as error:
         raise ValueError(f"namespaces.{namespace}, together with cluster: {error.errors()[0]['loc'][0]}: too many") from None
     return defaults
+
+
+def _gang_schedulers(text: str) -> dict[str, str]:
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    known = ("volcano", "coscheduling")
+    if not isinstance(names, dict) or any(key not in known or not isinstance(name, str) for key, name in names.items()):
+        raise ValueError('must be a JSON object of schedulers by kind, such as {"volcano": "volcano"}')
+    return {kind: name for kind, name in names.items() if name}
 
 
 def _prices(text: str) -> dict[str, float]:

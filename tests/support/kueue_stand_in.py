@@ -52,8 +52,13 @@ def build_workload_crd(version: str = "v1beta2") -> Object:
 @dataclass
 class _Queue:
     gpus: int
-    admitted: set[str] = field(default_factory=set)
-    """UIDs of Workloads that hold quota."""
+    admitted: dict[str, int] = field(default_factory=dict)
+    """GPUs of the Workloads that hold quota, by UID."""
+
+    @property
+    def free(self) -> int:
+        """GPUs that nobody holds."""
+        return self.gpus - sum(self.admitted.values())
 
 
 class KueueStandIn:
@@ -105,7 +110,8 @@ class KueueStandIn:
             if uid not in workloads:
                 self._create(job)
         for queue in self._queues.values():
-            queue.admitted &= {each["metadata"]["uid"] for uid, each in workloads.items() if uid in jobs}
+            present = {each["metadata"]["uid"] for uid, each in workloads.items() if uid in jobs}
+            queue.admitted = {uid: gpus for uid, gpus in queue.admitted.items() if uid in present}
         waiting = sorted(workloads.items(), key=lambda pair: (-pair[1]["spec"]["priority"], pair[1]["metadata"]["creationTimestamp"]))
         for uid, workload in waiting:
             job = jobs.get(uid)
@@ -117,7 +123,7 @@ class KueueStandIn:
         queue = self._queues.get((job["metadata"]["namespace"], workload["spec"]["queueName"]))
         if any(each["type"] in ("Complete", "Failed") and each["status"] == "True" for each in job["status"].get("conditions", ())):
             if queue is not None:
-                queue.admitted.discard(uid)
+                queue.admitted.pop(uid, None)
             return
         if queue is None:
             name = workload["spec"]["queueName"]
@@ -126,7 +132,7 @@ class KueueStandIn:
         if _is_true(workload, "Evicted") and uid in queue.admitted:
             self._stop_job(job)
             if not job["status"].get("active"):
-                queue.admitted.discard(uid)
+                queue.admitted.pop(uid, None)
                 self._set(
                     workload, ("QuotaReserved", "False", "Pending", "evicted"), ("Admitted", "False", "NoReservation", ""), admission=None
                 )
@@ -138,13 +144,13 @@ class KueueStandIn:
         if uid in queue.admitted:
             if job["spec"].get("suspend"):
                 self._start_job(job)
-        elif len(queue.admitted) < queue.gpus:
+        elif _count_gpus(workload) <= queue.free:
             self._admit(workload, queue)
         else:
             self._wait(workload, queue, others)
 
     def _admit(self, workload: Object, queue: _Queue) -> None:
-        queue.admitted.add(workload["metadata"]["uid"])
+        queue.admitted[workload["metadata"]["uid"]] = _count_gpus(workload)
         self._set(
             workload,
             ("QuotaReserved", "True", "QuotaReserved", "Quota reserved in ClusterQueue stand-in"),
@@ -156,14 +162,17 @@ class KueueStandIn:
 
     def _wait(self, workload: Object, queue: _Queue, others: dict[str, tuple[Object | None, Object]]) -> None:
         self._set(workload, ("QuotaReserved", "False", "Pending", "couldn't assign flavors: insufficient unused quota for nvidia.com/gpu"))
-        for uid in sorted(queue.admitted):
+        coming = queue.free
+        for uid in sorted(queue.admitted, key=lambda uid: not _is_true(others[uid][1], "Evicted")):
+            if coming >= _count_gpus(workload):
+                return
             _, victim = others[uid]
+            coming += queue.admitted[uid]
             if victim["spec"]["priority"] < workload["spec"]["priority"] and not _is_true(victim, "Evicted"):
                 words = (
                     f"Preempted to accommodate a workload (UID: {workload['metadata']['uid']}) due to prioritization in the ClusterQueue"
                 )
                 self._set(victim, ("Evicted", "True", "Preempted", words), ("Preempted", "True", "InClusterQueue", words))
-                return
 
     def _create(self, job: Object) -> None:
         metadata = job["metadata"]
@@ -175,7 +184,7 @@ class KueueStandIn:
             "spec": {
                 "queueName": metadata["labels"][f"{GROUP}/queue-name"],
                 "priority": PRIORITIES.get(metadata["labels"].get(f"{GROUP}/priority-class", ""), 0),
-                "podSets": [{"name": "main", "count": 1}],
+                "podSets": [{"name": "main", "count": job["spec"]["parallelism"], "template": job["spec"]["template"]}],
             },
         }
         self._client.request("POST", _path(metadata["namespace"]), workload)
@@ -205,6 +214,13 @@ class KueueStandIn:
         patch = {"metadata": {"uid": metadata["uid"]}, "status": {"conditions": list(known.values()), **status}}
         path = f"{_path(metadata['namespace'])}/{metadata['name']}/status"
         workload |= self._client.request("PATCH", path, patch, _MERGE)
+
+
+def _count_gpus(workload: Object) -> int:
+    """Return the GPUs of all pods of a Workload, which gets quota for all of them or for none."""
+    (pods,) = workload["spec"]["podSets"]
+    (container,) = pods["template"]["spec"]["containers"]
+    return int(pods["count"]) * int(container["resources"]["requests"].get("nvidia.com/gpu", 0))
 
 
 def _is_true(workload: Object, kind: str) -> bool:

@@ -35,5 +35,11 @@ GROUP_SPEC_RULES: Final = (
         message="must be fail with several GPUs or nodes: one process can't go back alone",
         field="training.divergence.action",
     ),
+    Rule(
+        cel="!has(self.scheduling.gang) || self.resources.nodes > 1",
+        holds=lambda spec: spec.scheduling.gang is None or spec.resources.nodes > 1,
+        message="gang is for runs of several pods; remove it, or set resources.nodes above 1",
+        field="scheduling.gang",
+    ),
 )
 """What several processes can't do, or what nobody has proved that they can."""

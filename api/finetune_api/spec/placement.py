@@ -119,6 +119,10 @@ class SchedulingSpec(ApiModel):
     workload_priority_class_name: QueueName | None = None
     """Kueue WorkloadPriorityClass by which the queue orders and preempts the run; without it, that is `priorityClassName`'s part
     too. It may be changed at any time, but not taken away; it is added only while the run is not admitted."""
+    gang: Literal["volcano", "coscheduling"] | None = None
+    """Scheduler that gives nodes to all pods of a run of several `resources.nodes`, or to none: `volcano`, or `coscheduling` (the
+    plugin of kubernetes-sigs/scheduler-plugins). The chart's `gangScheduling` must name it. Beside Kueue it sees to the nodes, and
+    Kueue to the quota."""
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
     """Least time between SIGTERM and SIGKILL, in seconds; the operator's own setting if it is not given. An attempt gets more where
     steps and checkpoints were measured to take longer."""

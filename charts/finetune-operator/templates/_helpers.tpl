@@ -77,6 +77,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [""]
   resources: [services]
   verbs: [get, create]
+{{- if .Values.gangScheduling.coscheduling.schedulerName }}
+# The group that coscheduling places as a whole; deleted with its owner.
+- apiGroups: [scheduling.x-k8s.io]
+  resources: [podgroups]
+  verbs: [get, create]
+{{- end }}
 {{- if .Values.kueue.enabled }}
 # Kueue's verdicts are read; a run that its user suspends or resumes is taken out of its queue or put back, by `spec.active`.
 - apiGroups: [kueue.x-k8s.io]

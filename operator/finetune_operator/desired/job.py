@@ -20,6 +20,7 @@ from finetune_api.report import JobReference
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.trainer_config import ReportingConfig
 from finetune_operator.desired.config import build_trainer_config
+from finetune_operator.desired.gang import add_gang
 from finetune_operator.desired.model_cache import add_model_cache, uses_model_cache
 from finetune_operator.desired.names import build_job_name, build_service_name
 from finetune_operator.desired.pod import build_pod_spec
@@ -87,7 +88,7 @@ def build_job(
         job_spec["template"]["spec"]["subdomain"] = build_service_name(owner.uid)
     if spec.active_deadline_seconds is not None:
         job_spec["activeDeadlineSeconds"] = spec.active_deadline_seconds
-    return {
+    job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
@@ -101,6 +102,8 @@ def build_job(
         },
         "spec": job_spec,
     }
+    scheduler = trainer.gang_schedulers.get(spec.scheduling.gang or "")
+    return add_gang(job, spec, owner, scheduler) if scheduler else job
 
 
 def queue_of(spec: FineTuneJobSpec | None, default: str) -> str | None:

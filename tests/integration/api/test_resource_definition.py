@@ -169,6 +169,7 @@ SINGLE_VALUED = {"resources.nodes"}
 NOT_BESIDE_THE_OTHERS = {f"method.adapter.{name}" for name in ("initR", "targetParameters", "virtualTokens", "encoder")} | {
     "dataset.evalFraction",
     "resources.gpuClaimTemplate",
+    "scheduling.gang",
 }
 """Fields that exclude others of the full specification: those of other types of adapter, and what takes another's place."""
 LEAVES = list_leaves(FULL_SPEC)

@@ -124,6 +124,16 @@ def test_without_kueue_there_is_no_right_to_its_objects(render: Render) -> None:
     assert read_environment(objects)["FINETUNE_KUEUE"] == "false"
 
 
+def test_pod_groups_are_made_only_where_coscheduling_is_named(render: Render) -> None:
+    named = {"gangScheduling": {"volcano": {"schedulerName": "volcano"}, "coscheduling": {"schedulerName": "gangs"}}}
+    rule = {"apiGroups": ["scheduling.x-k8s.io"], "resources": ["podgroups"], "verbs": ["get", "create"]}
+    for values, schedulers in (({}, {}), (named, {"volcano": "volcano", "coscheduling": "gangs"})):
+        objects = render(values)
+        assert read_settings(read_environment(objects)).trainer.gang_schedulers == schedulers
+        rules = [each for rules in collect_rules(objects).values() for each in rules]
+        assert (rule in rules) == bool(schedulers)
+
+
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
 def test_every_role_is_bound_to_the_operator_alone(render: Render, values: dict[str, Any]) -> None:
     objects = render(values)

@@ -29,6 +29,7 @@ GOLDEN = Path(__file__).parent / "golden"
 UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
 REPORTING = ReportingConfig(url="https://reports.example.com:8443/v1/reports", ca_certificate="PEM of the authority")
 SECRET = {"credentialsSecret": {"name": "team-s3"}}
+GANGS = replace(TRAINER, gang_schedulers={"volcano": "volcano", "coscheduling": "scheduler-plugins-scheduler"})
 
 CASES: dict[str, Manifest] = {
     "minimal": {},
@@ -55,6 +56,8 @@ CASES: dict[str, Manifest] = {
     },
     "several-gpus": {"resources": {"gpus": 4}},
     "several-nodes": {"resources": {"gpus": 2, "nodes": 3}, "pod": {"env": [{"name": "NCCL_SOCKET_IFNAME", "value": "eth0"}]}},
+    "gang-by-volcano": {"resources": {"gpus": 2, "nodes": 3}, "scheduling": {"gang": "volcano"}},
+    "gang-by-coscheduling": {"resources": {"gpus": 2, "nodes": 3}, "scheduling": {"gang": "coscheduling", "queueName": "team-a"}},
     "queue": {"scheduling": {"queueName": "team-a", "priorityClassName": "research"}, "activeDeadlineSeconds": 3600, "backoffLimit": 0},
     "overlay": {
         "model": SECRET,
@@ -80,7 +83,7 @@ CASES: dict[str, Manifest] = {
 def test_the_manifest_is_the_golden_one(case: str) -> None:
     """`UPDATE_GOLDEN=1 pytest tests/unit/operator/test_desired_job.py` writes them anew; read the difference before committing it."""
     path = GOLDEN / f"job-{case}.yaml"
-    manifest = json.loads(json.dumps(build_job(build_spec(CASES[case]), REF, 0, trainer=TRAINER, reporting=REPORTING)))
+    manifest = json.loads(json.dumps(build_job(build_spec(CASES[case]), REF, 0, trainer=GANGS, reporting=REPORTING)))
     if UPDATE:
         path.write_text(yaml.safe_dump(manifest, sort_keys=False, width=140))
     assert yaml.safe_load(path.read_text()) == manifest
