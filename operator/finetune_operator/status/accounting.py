@@ -29,7 +29,8 @@ def compute_account(previous: FineTuneJobStatus, pods: Sequence[Object], gpus: i
 
     Of a run of several pods, the first one's are taken for the group: a failure of any is the group's.
 
-    A pod that ran and can't be seen any more is taken to have ended when the next one started, or ``now`` if the run has ``stopped``.
+    A pod that ran and can't be seen any more is taken to have ended when the last of its group did, or the next one started, or ``now``
+    if the run has ``stopped``.
     """
     account = Account(
         previous.pod,
@@ -46,8 +47,12 @@ def compute_account(previous: FineTuneJobStatus, pods: Sequence[Object], gpus: i
     new = _newer_than(account.pod, sorted((pod for pod in leaders if has_started(pod)), key=_age))
     if account.pod is not None:
         last = seen.get(account.pod.uid)
-        ended = groups.end_of(last) if last is not None else now if stopped else None
-        account = _close(account, ended or (_start_of(new[0]) if new else None), gpus, groups.members(last))
+        if last is not None:
+            ended, members = groups.end_of(last), groups.members(last)
+        else:
+            ended, members = groups.rest_of(account.pod)
+            ended = ended or (now if stopped else None)
+        account = _close(account, ended or (_start_of(new[0]) if new else None), gpus, members)
     for index, pod in enumerate(new):
         reference = PodReference(name=name_of(pod), uid=uid_of(pod), node_name=pod["spec"].get("nodeName"), start_time=_start_of(pod))
         restarts = account.restarts + (account.pod is not None)
@@ -78,6 +83,16 @@ class _Groups:
         last = begins[index + 1] if index + 1 < len(begins) else None
         ends = [(pod, _end_of(pod, self._now)) for pod in self._others]
         return [leader, *(pod for pod, end in ends if end is not None and first <= end and (last is None or end < last))]
+
+    def rest_of(self, leader: PodReference) -> tuple[datetime | None, list[Object]]:
+        """Return when the last pod that ran beside a ``leader`` that has gone ended, and all that did; nothing while one still runs."""
+        ends = [(pod, _end_of(pod, self._now)) for pod in self._others if has_started(pod)]
+        if self._leaders and any(has_started(pod) for pod in self._leaders):
+            return None, []  # the next generation has begun: whose the others are is not known
+        known = [(pod, end) for pod, end in ends if end is not None and (leader.start_time is None or end >= leader.start_time)]
+        if not known or len(known) < len(ends):
+            return None, []
+        return max(end for _, end in known), [pod for pod, _ in known]
 
     def end_of(self, leader: Object) -> datetime | None:
         """Return when ``leader`` ended; None while it is not over, or another that ran beside it is not: how that one ends may be why."""

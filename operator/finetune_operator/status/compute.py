@@ -5,7 +5,7 @@ from datetime import datetime
 from finetune_api.progress import Metrics
 from finetune_api.reasons import Reason
 from finetune_api.status import Condition, ConditionType, FineTuneJobStatus, Phase
-from finetune_operator.objects import condition_of, holds, name_of, parse_time
+from finetune_operator.objects import condition_of, holds, is_over, name_of, parse_time
 from finetune_operator.observation import Observation
 from finetune_operator.status.accounting import Account, compute_account
 from finetune_operator.status.conditions import State, build_conditions
@@ -83,7 +83,9 @@ def _underway(observation: Observation, diagnosis: Diagnosis, now: datetime) -> 
         (ConditionType.RECONCILING, not needs_help and not suspended, Reason.SUSPENDED if suspended else Reason.IN_PROGRESS, ""),
         (ConditionType.STALLED, needs_help, reason if needs_help else Reason.IN_PROGRESS, message if needs_help else ""),
     ]
-    return _build(observation, diagnosis.phase, states, now, stopped=suspended)
+    # A queue may take a run's quota back and let its pods be deleted before the last of them was seen to end.
+    waits = diagnosis.phase is Phase.QUEUED and all(is_over(pod) for pod in (*observation.pods, *observation.leftovers))
+    return _build(observation, diagnosis.phase, states, now, stopped=suspended or waits)
 
 
 def _ended(observation: Observation, verdict: Verdict, now: datetime) -> FineTuneJobStatus:

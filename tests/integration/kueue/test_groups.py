@@ -29,7 +29,8 @@ def _spec(priority: str = "low", nodes: int = 2, **more: Any) -> dict[str, Any]:
 
 
 def _workload_of(run: LiveRun) -> dict[str, Any]:
-    path = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{run.namespace}/workloads/{run.status['queue']['workload']}"
+    name = wait_until(lambda: run.status.get("queue", {}).get("workload"), f"{run.name} knows its Workload", SECONDS, run.explain)
+    path = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{run.namespace}/workloads/{name}"
     body: dict[str, Any] = run.client.request("GET", path)
     return body
 
@@ -85,10 +86,9 @@ def test_a_preempted_group_leaves_as_one_and_resumes_as_one(kueue: Kueue, new_ru
     _wait_for_all(low)
     high.apply(_spec("high", nodes=1))
     high.wait_phase("Running", SECONDS)
-    low.wait_reason(Reason.PREEMPTED, seconds=SECONDS)
+    wait_until(lambda: low.status.get("interruptions") == 1, "the group was interrupted once", SECONDS, low.explain)
     low.wait_phase("Queued", SECONDS)
     assert _alive(low) == [], "one GPU is free, and the group waits for two"
-    wait_until(lambda: low.status.get("interruptions") == 1, "the group was interrupted once", SECONDS, low.explain)
     spent = low.status["gpuSeconds"]
     high.end_pod(0, build_summary())
     high.wait_phase("Succeeded", SECONDS)
@@ -97,6 +97,8 @@ def test_a_preempted_group_leaves_as_one_and_resumes_as_one(kueue: Kueue, new_ru
     status = low.wait_phase("Succeeded", SECONDS)
     assert (status["restarts"], status["interruptions"], status.get("failures", 0)) == (1, 1, 0)
     assert status["gpuSeconds"] >= spent
+    events = low.client.request("GET", f"/api/v1/namespaces/{low.namespace}/events?fieldSelector=involvedObject.name%3Dlow")["items"]
+    assert [event["reason"] for event in events].count("Preempted") == 1
 
 
 def test_a_user_s_suspension_takes_the_whole_group_out_of_the_queue(kueue: Kueue, new_run: NewRun, queue_namespace: str) -> None:

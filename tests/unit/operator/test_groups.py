@@ -79,6 +79,30 @@ def test_a_group_has_not_ended_while_one_of_it_runs() -> None:
     assert account(pod(0, 0, 10, LOST), pod(1, 0, 9, 137), previous=half).failures == 1
 
 
+def test_a_group_whose_first_pod_was_deleted_ended_with_the_last_of_the_others() -> None:
+    """A preempted pod is gone as soon as it has ended; another one may take longer to notice."""
+    begun = account(pod(0, 0), pod(1, 0))
+    assert account(pod(1, 0), now=15, previous=begun) == begun, "it still runs"
+    ended = account(pod(1, 0, 20, LOST), now=500, previous=begun)
+    assert (ended.interruptions, ended.failures, ended.gpu_seconds, ended.running_seconds) == (1, 0, 40, 20)
+    waiting = pod(0, 400)
+    waiting |= build_pod(name_of(waiting), node=None) | {"metadata": waiting["metadata"]}
+    assert account(waiting, pod(1, 0, 20, LOST), now=500, previous=begun) == ended, "the next first pod has no node yet"
+
+
+def test_a_group_that_its_queue_took_away_is_accounted_for_at_once() -> None:
+    """All of its pods are gone before it was seen that all had ended: its time does not go on while it waits."""
+    job = build_stored_job(spec=build_spec({**SPEC, "scheduling": {"queueName": "team"}}), suspend=True)
+    body = build_finetunejob({**SPEC, "scheduling": {"queueName": "team"}})
+    begun = compute_status(observe(body, jobs=[job], pods=[pod(0, 0), pod(1, 0)]), at(1))
+    body["status"] = begun.model_dump(mode="json", by_alias=True, exclude_none=True)
+    half = compute_status(observe(body, jobs=[job], pods=[pod(1, 0)]), at(10))
+    assert (half.interruptions, half.gpu_seconds) == (0, 0)
+    body["status"] = half.model_dump(mode="json", by_alias=True, exclude_none=True)
+    gone = compute_status(observe(body, jobs=[job], pods=[]), at(12))
+    assert (gone.phase, gone.interruptions, gone.gpu_seconds) == (Phase.QUEUED, 1, 24)
+
+
 def test_each_restart_of_a_group_is_one_restart() -> None:
     first = account(pod(0, 0), pod(1, 0))
     ended = account(pod(0, 0, 10, LOST), pod(1, 0, 9, 137), previous=first)
