@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from finetune_api.defaults import DefaultsByNamespace, PlatformDefaults
-from finetune_api.names import LABEL_MANAGED_BY, MANAGED_BY
+from finetune_api.names import ENV_PREFIX_MODEL, LABEL_MANAGED_BY, MANAGED_BY, MODEL_CACHE_ROOT
 from finetune_operator.intake import SELECTORS
 from finetune_operator.kube.client import FENCE_WORDS
 from finetune_operator.settings import OperatorSettings, TrainerSettings, read_settings
@@ -406,6 +406,30 @@ def test_a_cluster_queue_has_a_local_one_in_each_of_its_namespaces(render: Rende
     assert spec["namespaceSelector"]["matchExpressions"][0]["values"] == ["a", "b"]
     local = {each["metadata"]["namespace"]: each["spec"]["clusterQueue"] for each in objects if each["kind"] == "LocalQueue"}
     assert local == {"a": "research", "b": "research"}
+
+
+PULL = {"namespace": "team-a", "claim": "models", "model": "hf://example/model", "revision": "v1", "credentialsSecret": "hf"}
+
+
+def test_a_model_is_pulled_by_a_job_of_the_trainers_image_with_no_rights_and_no_gpu(render: Render) -> None:
+    job = find_one(render({"modelCache": {"pulls": [PULL]}}), "Job", "team-a")
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert find_violations(pod) == []
+    assert pod["automountServiceAccountToken"] is False
+    assert container["command"] == ["finetune-model-cache", "pull", "hf://example/model", "--revision=v1"]
+    assert container["envFrom"] == [{"prefix": ENV_PREFIX_MODEL, "secretRef": {"name": "hf"}}]
+    assert container["image"] == "registry.test/finetune-trainer:1.2.3"
+    assert {"name": "model-cache", "mountPath": MODEL_CACHE_ROOT} in container["volumeMounts"]
+    assert not [resource for amounts in container["resources"].values() for resource in amounts if "/" in resource]
+
+
+def test_another_model_makes_another_pull_and_the_same_one_does_not(render: Render) -> None:
+    def name_of(**more: str) -> str:
+        return str(find_one(render({"modelCache": {"pulls": [{**PULL, **more}]}}), "Job")["metadata"]["name"])
+
+    assert name_of() == name_of()
+    assert name_of() != name_of(revision="v2")
 
 
 def test_the_crds_can_be_shown_and_applied_in_one_go(helm: Helm) -> None:
