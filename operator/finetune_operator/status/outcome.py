@@ -60,12 +60,16 @@ def compute_pod_outcome(pod: Object) -> PodOutcome | None:
 
 
 def lacks_ends(observation: Observation) -> bool:
-    """True where the run's Job has ended and counts more ended pods than can be seen. A Job ends only after its pods have."""
+    """True where the run's Job has ended and counts more ended pods than can be seen. A Job ends only after its pods have.
+
+    By how they ended: one that a suspension has stopped, and whose deletion was missed, must not stand for the one that completed.
+    """
     job, phase = observation.job, observation.status.phase
     if job is None or not is_finished(job) or (phase is not None and phase.is_terminal):
         return False
-    counted = job.get("status", {}).get("succeeded", 0) + job.get("status", {}).get("failed", 0)
-    return not all(map(is_over, observation.pods)) or len(observation.pods) < counted
+    counts, pods = job.get("status", {}), observation.pods
+    succeeded = sum(pod.get("status", {}).get("phase") == "Succeeded" for pod in pods)
+    return not all(map(is_over, pods)) or succeeded < counts.get("succeeded", 0) or len(pods) - succeeded < counts.get("failed", 0)
 
 
 def is_ending(observation: Observation) -> bool:
