@@ -219,6 +219,7 @@ def test_a_failed_job_is_never_a_success(end: Manifest, words: str) -> None:
         (COMPLETE, {"succeeded": 1}, [], True),
         (COMPLETE, {"succeeded": 1}, [build_pod(phase="Running", state=running())], True),
         (COMPLETE, {"succeeded": 1}, [build_ended_pod(0)], False),
+        (COMPLETE, {"succeeded": 1}, [build_ended_pod(75)], True),  # the one that a suspension stopped is not the one that completed
         (BACKOFF, {"failed": 2}, [build_ended_pod(1)], True),
         (BACKOFF, {"failed": 1}, [build_ended_pod(1)], False),
     ],
