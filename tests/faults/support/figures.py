@@ -40,7 +40,8 @@ _FOUND = """
 - A pod that the kubelet evicted for its own use of the disk was told as a crash by SIGKILL. It is `StorageFailed` now, with what to
   raise.
 - The specifications of runs that were gone stayed in memory until a thousand others had come, and each pass over a run whose Job expires
-  in a week left an entry in the queue until then (`make soak`: 20 MiB in its first quarter of an hour). Both go with the run now.
+  in a week left an entry in the queue until then (`make soak`; about half of what it grew by in its first quarter of
+  an hour). Both go with the run now.
 - A run that was suspended and resumed, and whose pods' watch was dead from the suspension until its Job was complete, ended as
   `ResultMissing`: the stopped pod, whose deletion nobody had told, stood for the one that completed (`make soak`). Pods are asked for anew
   now unless as many have been seen to succeed, and as many to fail, as the Job counts.
