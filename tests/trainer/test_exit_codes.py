@@ -131,3 +131,16 @@ def test_help_names_the_exit_codes() -> None:
     assert done.returncode == 0
     for code in ExitCode:
         assert f"{code.value}  {OUTCOMES[code].reason}" in done.stdout
+
+
+def test_a_refused_configuration_waits_for_no_library(tmp_path: Path) -> None:
+    """Loading torch, transformers and PEFT takes seconds, of a pod that asked for a GPU."""
+    file = tmp_path / "config.json"
+    file.write_text("{}")
+    command = [sys.executable, "-X", "importtime", "-m", "finetune_trainer.main", "--config", file]
+    environ = {**os.environ, "FINETUNE_TERMINATION_MESSAGE_PATH": str(tmp_path / "termination")}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == ExitCode.CONFIG_INVALID, done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "finetune_trainer.configuration" in loaded
+    assert not loaded & {"torch", "transformers", "peft", "trl", "datasets"}

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from finetune_api.exit_codes import OUTCOMES, ExitCode
 from finetune_api.names import ENV_CONFIG
@@ -18,7 +18,9 @@ from finetune_trainer.group import Group
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.launch import needs_launch, run_processes
 from finetune_trainer.logs import ENV_FORMAT, set_up_logging
-from finetune_trainer.run import Run
+
+if TYPE_CHECKING:
+    from finetune_trainer.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +52,9 @@ def run_program(arguments: Sequence[str], interruption: Interruption) -> NoRetur
         if config.group is not None and needs_launch(config, os.environ):
             code, summary = run_processes(config, config.group, interruption)
             _end(code, summary)
+        make_run = _load()
         group = Group(config.group, os.environ, lambda words: _lose(run, words))
-        run = Run(config, interruption, os.environ, group)
+        run = make_run(config, interruption, os.environ, group)
         started = run
         interruption.leave_by(lambda: _leave(started, group))
         summary = run.execute()
@@ -70,13 +73,20 @@ def run_program(arguments: Sequence[str], interruption: Interruption) -> NoRetur
     _end(code, summary)
 
 
-def _lose(run: Run | None, words: str) -> None:
+def _load() -> "type[Run]":
+    """Load the libraries: seconds that ``--help`` and a refused configuration need not wait, and only now do they read the environment."""
+    from finetune_trainer.run import Run  # noqa: PLC0415
+
+    return Run
+
+
+def _lose(run: "Run | None", words: str) -> None:
     """End at once: another process of the run has ended."""
     logger.warning("%s: %s", OUTCOMES[ExitCode.PEER_LOST].reason, words)
     _end(ExitCode.PEER_LOST, build_failure(ExitCode.PEER_LOST, words) if run is None else run.summarise_end(ExitCode.PEER_LOST, words))
 
 
-def _leave(run: Run, group: Group) -> None:
+def _leave(run: "Run", group: Group) -> None:
     """End at once: the run was asked to stop when it had nothing to save."""
     code = group.choose_code(ExitCode.INTERRUPTED)
     _end(code, run.summarise_end(code, "asked to stop before the first step; there was nothing new to save"))
