@@ -41,6 +41,12 @@ CASES: dict[str, dict[str, Any]] = {
         "teacher": {"beta": 1.0},
         "training": {"packing": False},
     },
+    "distill-by-a-prompt": {
+        "file": "train.jsonl",
+        "method": {"objective": "distill", "adapter": {"type": "prompt-tuning"}},
+        "teacher": {},
+        "training": {"packing": False, "learningRate": 0.1},
+    },
     "grpo": {"file": "prompts.jsonl", "method": {"objective": "grpo", "grpo": GRPO}},
     "grpo-held": {"file": "prompts.jsonl", "method": {"objective": "grpo", "grpo": {**GRPO, "beta": 0.1}}},
 }

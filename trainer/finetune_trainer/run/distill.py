@@ -31,7 +31,8 @@ class _TeacherTrainer(SFTTrainer):
         mode = "train" if model.training else "eval"
         labels = inputs["labels"][:, 1:]
         options = {name: value for name, value in inputs.items() if name != "labels"} | {"use_cache": False}
-        student = model(**options).logits[:, :-1, :]
+        # Prompt tuning and P-tuning put virtual tokens before the text's, with logits of their own, which no teacher has.
+        student = model(**options).logits[:, -inputs["labels"].size(1) : -1, :]
         with torch.no_grad():
             teacher = self._teacher(**options).logits[:, :-1, :].to(student.dtype)
         loss = GKDTrainer.generalized_jsd_loss(  # type: ignore[no-untyped-call]
