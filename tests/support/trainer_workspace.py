@@ -266,6 +266,23 @@ def die_while_publishing(config: dict[str, Any]) -> None:
     main()
 
 
+def crash_as_all_do(config: dict[str, Any], rank: int) -> None:
+    """Run the trainer of the ``rank``-th pod of several, in which the first step raises, as in all others."""
+    import os
+
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    from finetune_trainer.main import main
+
+    def training_step(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError(f"a fault in all ({len(arguments)}, {len(options)})")
+
+    SFTTrainer.training_step = training_step
+    os.environ |= {"FINETUNE_CONFIG": json.dumps(config), "JOB_COMPLETION_INDEX": str(rank)}
+    sys.argv = ["finetune-trainer"]
+    main()
+
+
 def fail_in_steps(config: dict[str, Any], faults: list[dict[str, Any]]) -> None:
     """Run the trainer, whose steps fail as ``faults`` say: at `step`, by `kind` (`nan`, `spike`, or `memory` where a batch has more than
     `above` examples, also in all later steps), at most `times` times.

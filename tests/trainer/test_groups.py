@@ -11,7 +11,7 @@ import pytest
 
 from finetune_api.exit_codes import ExitCode
 from tests.support.trainer_process import RunningTrainer, Trainers
-from tests.support.trainer_workspace import make_config
+from tests.support.trainer_workspace import crash_as_all_do, make_config
 
 pytestmark = pytest.mark.torch
 
@@ -119,6 +119,15 @@ def test_fault_of_one_is_counted_once(trainers: Trainers, workspace: Path) -> No
     codes = end(group)
     assert codes[1] == ExitCode.PEER_LOST, group[1].log
     assert codes[0] not in (0, ExitCode.PEER_LOST, ExitCode.INTERRUPTED), group[0].log
+
+
+def test_fault_of_all_at_once_is_counted_once(trainers: Trainers, workspace: Path) -> None:
+    """None may take itself for another's victim: a run that crashes alike in all would be begun anew for ever."""
+    config = make_config(workspace, "group-crash", method=METHOD, training={**TRAINING, "gradientAccumulationSteps": 4})
+    group = {"nodes": 2, "address": "127.0.0.1", "port": free_port()}
+    pods = [{**config, "workDir": f"{config['workDir']}/pod-{rank}", "group": group} for rank in range(2)]
+    started = [trainers.call(crash_as_all_do, pod, rank) for rank, pod in enumerate(pods)]
+    assert sorted(end(started)) == [ExitCode.CRASHED, ExitCode.PEER_LOST], started[0].log + started[1].log
 
 
 def newest_step(checkpoints: Path) -> int:

@@ -269,6 +269,8 @@ class Group:
         before = {rank: self._store.add(f"beat/{rank}", 0) for rank in range(self.size) if rank != self.rank}
         deadline = time.monotonic() + _BLAME_SECONDS
         while before and time.monotonic() < deadline:
+            # The watch has ended by now, and another that fails at the same moment asks the same of this one.
+            self._store.add(f"beat/{self.rank}", 1)
             time.sleep(_POLL_SECONDS)
             before = {rank: beat for rank, beat in before.items() if self._store.add(f"beat/{rank}", 0) == beat}
         return bool(before)
