@@ -21,6 +21,7 @@ from finetune_api.summary import TrainerSummary, decode_summary
 DEADLINE_SECONDS = 150.0
 _MODULES = [
     "finetune_trainer.program",
+    "finetune_trainer.run",
     "finetune_trainer.model.adapter",
     "finetune_trainer.model.loading",
     "finetune_trainer.run.callbacks",
