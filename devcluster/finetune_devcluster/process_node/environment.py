@@ -77,7 +77,7 @@ def build_command(
 def rewrite_paths(text: str, mount_paths: Sequence[str], root: str) -> str:
     """Put `root` before each path in `text` that is, or lies below, one of the mount paths.
 
-    Only a path that begins there counts: `/work` is found in `/work`, `"/work/x"` and `a=/work`, but not in `s3://a/work`.
+    Only a path that begins there counts: `/data` is found in `/data`, `"/data/x"` and `a=/data`, but not in `s3://a/data`.
     """
     if not mount_paths:
         return text

@@ -226,8 +226,8 @@ class Bench:
         """Let the operator idle; fail if it goes on writing after the end.
 
         A machine that is busy with something else brings a straggler later than ``grace`` seconds after the end: an Event, which follows
-        the status that it speaks of, or the second try of a call whose reply was lost. So a case may have one of each, and ``seconds``
-        without any write have to follow.
+        the status that it speaks of, or the second try of a call whose reply was lost, which is refused. So a case may have one of each, and
+        ``seconds`` without any write have to follow.
         """
         now = datetime.now(UTC)
         since = {case.namespace: (case.converged or now) + timedelta(seconds=grace) for case in cases}
@@ -240,7 +240,9 @@ class Bench:
                 writes = read_operator_writes(Path(self.cluster.audit_log), {case.namespace}, since[case.namespace])
                 events = [write for write in writes if write.startswith("create events/")]
                 assert len(events) <= 1, f"Events in an idle time: {events}"
-                assert len(writes) - len(events) <= 1, f"writes in an idle time: {writes}"
+                refused = [write for write in writes if write.endswith(" 409")]
+                assert len(writes) == len(events) + len(refused), f"writes in an idle time: {writes}"
+                assert len(refused) <= 1, f"writes in an idle time: {writes}"
                 late += read_operator_writes(Path(self.cluster.audit_log), {case.namespace}, max(quiet_from, since[case.namespace]))
             if not late:
                 return

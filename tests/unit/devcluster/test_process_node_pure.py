@@ -27,26 +27,26 @@ def build_pod(**spec: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("text", "result"),
     [
-        ("/work", "/R/work"),
-        ("/work/x", "/R/work/x"),
-        ('{"dir":"/work","x":1}', '{"dir":"/R/work","x":1}'),
-        ("a=/work:/other", "a=/R/work:/other"),
-        ("/work/deep/x", "/R/work/deep/x"),
-        ("/workshop", "/workshop"),
-        ("/home/work", "/home/work"),
-        ("s3://bucket/work", "s3://bucket/work"),
-        ("file:///work/x", "file:///work/x"),
-        ("https://host/work", "https://host/work"),
-        ("~/work", "~/work"),
+        ("/data", "/R/data"),
+        ("/data/x", "/R/data/x"),
+        ('{"dir":"/data","x":1}', '{"dir":"/R/data","x":1}'),
+        ("a=/data:/other", "a=/R/data:/other"),
+        ("/data/deep/x", "/R/data/deep/x"),
+        ("/datashop", "/datashop"),
+        ("/home/data", "/home/data"),
+        ("s3://bucket/data", "s3://bucket/data"),
+        ("file:///data/x", "file:///data/x"),
+        ("https://host/data", "https://host/data"),
+        ("~/data", "~/data"),
         ("", ""),
     ],
 )
 def test_only_whole_paths_are_rewritten(text: str, result: str) -> None:
-    assert environment.rewrite_paths(text, ["/work", "/work/deep"], "/R") == result
+    assert environment.rewrite_paths(text, ["/data", "/data/deep"], "/R") == result
 
 
 def test_nothing_is_rewritten_without_a_mount() -> None:
-    assert environment.rewrite_paths("/work", [], "/R") == "/work"
+    assert environment.rewrite_paths("/data", [], "/R") == "/data"
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,10 @@ def test_fields_are_read_as_the_downward_api_gives_them(path: str, value: str) -
 
 def test_the_containers_command_takes_the_place_of_the_entrypoint() -> None:
     def build(container: dict[str, Any]) -> list[str]:
-        return environment.build_command(container, ["/work/bin/run"], {"A": "1"}, ["/work"], "/R")
+        return environment.build_command(container, ["/data/bin/run"], {"A": "1"}, ["/data"], "/R")
 
-    assert build({}) == ["/work/bin/run"]
-    assert build({"args": ["$(A)", "/work/x"]}) == ["/work/bin/run", "1", "/R/work/x"]
+    assert build({}) == ["/data/bin/run"]
+    assert build({"args": ["$(A)", "/data/x"]}) == ["/data/bin/run", "1", "/R/data/x"]
     assert build({"command": ["sh", "-c"], "args": ["x"]}) == ["sh", "-c", "x"]
 
 
