@@ -226,8 +226,8 @@ class Bench:
         """Let the operator idle; fail if it goes on writing after the end.
 
         A machine that is busy with something else brings a straggler later than ``grace`` seconds after the end: an Event, which follows
-        the status that it speaks of, or the second try of a call whose reply was lost, which is refused. So a case may have one of each, and
-        ``seconds`` without any write have to follow.
+        the status that it speaks of, or the second try of a call whose reply was lost, which is refused. So a case may have one of each,
+        and ``seconds`` without any write have to follow.
         """
         now = datetime.now(UTC)
         since = {case.namespace: (case.converged or now) + timedelta(seconds=grace) for case in cases}
