@@ -107,10 +107,11 @@ class LiveRun:
         return wait_until(self.jobs, f"{self.name} has a Job", explain=self.explain)[0]
 
     def wait_pod(self, phase: str = "Running", seconds: float = PATIENCE) -> Object:
-        """Wait until a pod of it is in ``phase``, and return it."""
+        """Wait until a pod of it is in ``phase``, and return it: one that is being deleted only where there is no other."""
 
         def look() -> Object | None:
-            return next((pod for pod in self.pods() if pod["status"].get("phase") == phase), None)
+            found = [pod for pod in self.pods() if pod["status"].get("phase") == phase]
+            return min(found, key=lambda pod: "deletionTimestamp" in pod["metadata"], default=None)
 
         return wait_until(look, f"{self.name} has a pod that is {phase}", seconds, self.explain)
 
