@@ -30,9 +30,9 @@ class ArtifactManifest(StoredModel):
 
     schema_version: Literal[1] = 1
     """Version of this format."""
-    kind: Literal["adapter", "model", "merged", "gguf", "checkpoint"]
+    kind: Literal["adapter", "model", "merged", "gguf", "gptq", "checkpoint"]
     """What the folder holds."""
-    format: Literal["peft", "transformers", "gguf", "trainer-checkpoint"]
+    format: Literal["peft", "transformers", "gguf", "compressed-tensors", "trainer-checkpoint"]
     """How its files are to be read."""
     files: Annotated[list[ManifestFile], Field(min_length=1)]
     """Every file but the manifest, sorted by path."""
@@ -74,10 +74,10 @@ class Artifact(StoredModel):
     """An artifact as status shows it."""
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
-    """Name within the run: `adapter`, `model` (after full fine-tuning), `merged` or `gguf`."""
+    """Name within the run: `adapter`, `model` (after full fine-tuning), `merged`, `gguf` or `gptq`."""
     format: Annotated[str, Field(min_length=1, max_length=32)]
     """`peft`: load it with PEFT, vLLM or transformers; `transformers`: the whole model, for these and any other; `gguf`: for llama.cpp and
-    Ollama."""
+    Ollama; `compressed-tensors`: the whole model in 4 bits, for vLLM, and for transformers with the library of that name."""
     uri: Annotated[str, Field(min_length=1, max_length=1200)]
     """Folder that it lies in: `output.uri`, and its name below that; or where it was pushed to."""
     digest: Digest

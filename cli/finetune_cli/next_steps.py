@@ -18,7 +18,7 @@ def build_next_steps(run: Run) -> list[str]:
     steps = []
     if "adapter" in by_name:
         steps += _serve_adapter(run, by_name["adapter"])
-    for whole in ("model", "merged"):
+    for whole in ("model", "merged", "gptq"):
         if whole in by_name:
             steps += [
                 _download(run, whole),

@@ -8,7 +8,9 @@ from typing import Any
 
 
 def compare_forms(base: Path, output: Path, result: Path) -> None:
-    """Compare next-token log-probabilities of adapter, merged model, GGUF file and base; write the largest differences to ``result``."""
+    """Compare next-token log-probabilities of adapter, merged model, GGUF file, 4-bit model and base; write the largest differences to
+    ``result``, and of the 4-bit model's linear layers how many are packed.
+    """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -28,6 +30,10 @@ def compare_forms(base: Path, output: Path, result: Path) -> None:
     plain = predict(load(base))
     adapter = predict(PeftModel.from_pretrained(load(base), output / "adapter"))
     merged, read = predict(load(output / "merged")), predict(load(output / "gguf", gguf_file=gguf))
+    rounded = AutoModelForCausalLM.from_pretrained(output / "gptq", dtype=torch.float32)
+    packed = [name for name, _ in rounded.named_parameters() if name.endswith("weight_packed")]
+    linear = [module for module in rounded.model.layers.modules() if isinstance(module, torch.nn.Linear)]
+    four_bits = predict(rounded)
     from_gguf = AutoTokenizer.from_pretrained(output / "gguf", gguf_file=gguf)
     result.write_text(
         json.dumps(
@@ -35,6 +41,9 @@ def compare_forms(base: Path, output: Path, result: Path) -> None:
                 "effect": float((adapter - plain).abs().max()),
                 "merged": float((adapter - merged).abs().max()),
                 "gguf": float((adapter - read).abs().max()),
+                "gptq": float((adapter - four_bits).abs().max()),
+                "packed": len(packed),
+                "linear": len(linear),
                 "same_tokens": from_gguf(text)["input_ids"] == ids[0].tolist(),
             }
         )

@@ -1,4 +1,4 @@
-"""The merged model, the GGUF file and their copies say what the adapter says; a pod lost between them costs no step of training."""
+"""The merged model, the GGUF file, the 4-bit model and their copies say what the adapter says; a pod lost between them trains no step."""
 
 import json
 import shutil
@@ -25,6 +25,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+GPTQ = {"gptq": {"groupSize": 32}}
+"""As narrow as the tests' model."""
+
+
 def build_config(workspace: Path, name: str, registry: str, **output: Any) -> dict[str, Any]:
     pushes = [
         {"uri": f"oci://registry.example.com/{name}/{kind}:v1", "artifact": kind, "endpointUrl": registry} for kind in ("adapter", "gguf")
@@ -32,7 +36,7 @@ def build_config(workspace: Path, name: str, registry: str, **output: Any) -> di
     return make_config(
         workspace,
         name,
-        output={"uri": f"file://{workspace}/out/{name}", "merged": True, "gguf": {"type": "f16"}, "push": pushes, **output},
+        output={"uri": f"file://{workspace}/out/{name}", "merged": True, "gguf": {"type": "f16"}, **GPTQ, "push": pushes, **output},
         training={"maxSteps": 12, "learningRate": 2e-2, "evalSteps": None, "checkpoint": {"everySteps": 1000}},
     )
 
@@ -50,12 +54,13 @@ def test_every_artifact_is_named_with_its_digest(exported: Finished) -> None:
         ("adapter", "peft"),
         ("merged", "transformers"),
         ("gguf", "gguf"),
+        ("gptq", "compressed-tensors"),
         ("adapter", "peft"),
         ("gguf", "gguf"),
     ]
-    assert [a.uri for a in artifacts[3:]] == [f"oci://registry.example.com/exported/{kind}:v1" for kind in ("adapter", "gguf")]
-    assert len({a.digest for a in artifacts}) == 5
-    for kind in ("adapter", "merged", "gguf"):
+    assert [a.uri for a in artifacts[4:]] == [f"oci://registry.example.com/exported/{kind}:v1" for kind in ("adapter", "gguf")]
+    assert len({a.digest for a in artifacts}) == 6
+    for kind in ("adapter", "merged", "gguf", "gptq"):
         manifest = ArtifactManifest.model_validate_json((exported.output / kind / "manifest.json").read_bytes())
         assert (manifest.kind, manifest.step) == (kind, 12)
         names = {file.path for file in manifest.files}
@@ -64,7 +69,7 @@ def test_every_artifact_is_named_with_its_digest(exported: Finished) -> None:
 
 
 def test_all_forms_answer_alike(exported: Finished, trainers: Trainers, workspace: Path) -> None:
-    """The merged model loaded by transformers, the GGUF file by transformers' own reader, and the adapter by PEFT on the 16-bit base."""
+    """Merged and 4-bit model loaded by transformers, the GGUF file by transformers' own reader, the adapter by PEFT on the 16-bit base."""
     result = workspace / "forms.json"
     compared = trainers.call(compare_forms, workspace / "model", exported.output, result)
     assert compared.wait() == 0, compared.log
@@ -72,6 +77,8 @@ def test_all_forms_answer_alike(exported: Finished, trainers: Trainers, workspac
     assert found["effect"] > 0.05, "the adapter changes too little to tell"
     assert found["merged"] < 0.05 * found["effect"]
     assert found["gguf"] < 0.05 * found["effect"]
+    assert 0 < found["gptq"] < 0.3 * found["effect"]
+    assert found["packed"] == found["linear"] == 14, "every linear layer of the two is in 4 bits"
     assert found["same_tokens"]
     manifest = json.loads((exported.output / "merged" / "manifest.json").read_text())
     assert manifest["metrics"]["mergeDivergence"] < manifest["metrics"]["mergeAdapterEffect"]
@@ -83,7 +90,7 @@ def test_a_pod_lost_after_the_adapter_trains_no_step_again(
     moment: str, exported: Finished, trainers: Trainers, workspace: Path, registry: str
 ) -> None:
     config = build_config(workspace, "exported", registry)
-    for kind in {"merged": ("merged", "gguf"), "gguf": ("gguf",), "push": ()}[moment]:
+    for kind in {"merged": ("merged", "gguf", "gptq"), "gguf": ("gguf",), "push": ()}[moment]:
         shutil.rmtree(exported.output / kind)
     shutil.rmtree(workspace / "work" / "exported")
     assert trainers.call(die_before, config, moment).wait() == 137
@@ -100,7 +107,7 @@ def test_a_pod_lost_after_the_adapter_trains_no_step_again(
 
 
 def test_a_merge_that_answers_differently_is_not_published(trainers: Trainers, workspace: Path, registry: str) -> None:
-    config = build_config(workspace, "broken-merge", registry, push=[], gguf=None)
+    config = build_config(workspace, "broken-merge", registry, push=[], gguf=None, gptq=None)
     ended = trainers.call(break_merge, config)
     assert ended.wait() == ExitCode.CONFIG_INVALID, ended.log
     assert "answers differently from the adapter" in ended.summary.message
@@ -117,4 +124,12 @@ def test_a_model_that_gguf_cannot_hold_is_refused_before_training(trainers: Trai
     code, process = trainers.run(config)
     assert code == ExitCode.CONFIG_INVALID
     assert "output.gguf" in process.summary.message
+    assert "model loaded" not in process.log
+
+
+def test_a_model_that_groups_do_not_divide_is_refused_before_training(trainers: Trainers, workspace: Path, registry: str) -> None:
+    config = build_config(workspace, "too-narrow", registry, merged=False, push=[], gguf=None, gptq={"groupSize": 128})
+    code, process = trainers.run(config)
+    assert code == ExitCode.CONFIG_INVALID
+    assert "width 32, which output.gptq.groupSize 128 does not divide" in process.summary.message
     assert "model loaded" not in process.log

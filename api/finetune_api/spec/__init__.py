@@ -5,7 +5,7 @@ from finetune_api.spec.evaluation import EvaluationSpec, GenerationSpec, Harness
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodSpec, QuantizationSpec
 from finetune_api.spec.objective import DistillSpec, DpoSpec, GrpoSpec, KtoSpec, OrpoSpec, RewardFunction, RewardSpec
-from finetune_api.spec.output import GgufSpec, OutputSpec, PushSpec
+from finetune_api.spec.output import GgufSpec, GptqSpec, OutputSpec, PushSpec
 from finetune_api.spec.placement import PodSpec, ResourcesSpec, SchedulingSpec, Toleration
 from finetune_api.spec.source import AdditionalDatasetSpec, DatasetSpec, EvalDatasetSpec, ModelSpec, SecretReference
 from finetune_api.spec.tracking import TrackerSpec
@@ -25,6 +25,7 @@ __all__ = [
     "FineTuneJobSpec",
     "GenerationSpec",
     "GgufSpec",
+    "GptqSpec",
     "GrpoSpec",
     "HarnessTaskSpec",
     "KtoSpec",

@@ -217,6 +217,17 @@ _UNMERGEABLE: Final = (
     "and LoftQ's adapter fits the quantised base only; remove it"
 )
 
+
+def _needs_merge(form: str, asked: str) -> Rule:
+    """Build the rule that a ``form`` of the merged model, which ``asked`` is the CEL for, needs an adapter that can be merged."""
+    return Rule(
+        cel=f"{_MERGES_CEL} || !{asked}",
+        holds=lambda spec: _merges(spec) or not getattr(spec.output, form),
+        message=_UNMERGEABLE,
+        field=f"output.{form}",
+    )
+
+
 SPEC_RULES: Final = (
     Rule(
         cel=f"!({_PROMPT_CEL}) || !self.training.packing",
@@ -233,18 +244,9 @@ SPEC_RULES: Final = (
         message="must be false with adapter.type prefix-tuning: checkpointed layers keep no keys and values, where the prefix lies",
         field="training.gradientCheckpointing",
     ),
-    Rule(
-        cel=f"{_MERGES_CEL} || !self.output.merged",
-        holds=lambda spec: _merges(spec) or not spec.output.merged,
-        message=_UNMERGEABLE,
-        field="output.merged",
-    ),
-    Rule(
-        cel=f"{_MERGES_CEL} || !has(self.output.gguf)",
-        holds=lambda spec: _merges(spec) or spec.output.gguf is None,
-        message=_UNMERGEABLE,
-        field="output.gguf",
-    ),
+    _needs_merge("merged", "self.output.merged"),
+    _needs_merge("gguf", "has(self.output.gguf)"),
+    _needs_merge("gptq", "has(self.output.gptq)"),
     Rule(
         cel="self.method.adapter.type != 'none' || self.output.push.size() == 0",
         holds=lambda spec: spec.method.adapter.type != "none" or not spec.output.push,

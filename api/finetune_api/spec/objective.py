@@ -240,9 +240,9 @@ OBJECTIVE_SPEC_RULES: Final = (
         field="evaluation.harness",
     ),
     Rule(
-        cel="self.method.objective != 'reward' || !(self.output.merged || has(self.output.gguf))",
-        holds=lambda spec: spec.method.objective != "reward" or not (spec.output.merged or spec.output.gguf is not None),
-        message="a reward model's head can't be merged into a language model; remove merged and gguf",
+        cel="self.method.objective != 'reward' || !(self.output.merged || has(self.output.gguf) || has(self.output.gptq))",
+        holds=lambda spec: spec.method.objective != "reward" or not (spec.output.merged or spec.output.gguf or spec.output.gptq),
+        message="a reward model's head can't be merged into a language model; remove merged, gguf and gptq",
         field="output",
     ),
     Rule(

@@ -155,6 +155,7 @@ OTHER_VALUES: dict[str, Any] = {
     "tracking": [],
     "output.merged": False,
     "output.gguf.type": "f16",
+    "output.gptq.groupSize": 64,
     "output.push": [],
 }
 MUTABLE = {

@@ -119,7 +119,7 @@ def test_the_longest_names_of_an_artifact_fit(metrics: Metrics, progress: Progre
 @given(metrics=metrics, progress=progress, message=texts)
 @settings(max_examples=30)
 def test_as_many_artifacts_as_there_can_be_fit(metrics: Metrics, progress: Progress, message: str) -> None:
-    """The adapter, the merged model, the GGUF file and three copies, each of the longest URI; and eight tasks."""
+    """The adapter, the merged model, the GGUF file, the one in 4 bits and three copies, each of the longest URI; and eight tasks."""
     longest = "文" * (MAX_SHORT_URI_LENGTH // 3)
     artifacts = [
         Artifact(
@@ -131,7 +131,7 @@ def test_as_many_artifacts_as_there_can_be_fit(metrics: Metrics, progress: Progr
             base_model="文" * (MAX_URI_LENGTH // 3) + f"@{'r' * 128}",
             created_time=progress.last_updated_time,
         )
-        for _ in range(3 + MAX_PUSHES)
+        for _ in range(4 + MAX_PUSHES)
     ]
     tasks = [TaskScore(name="n" * 32, base_score=0.12345, score=0.12345, examples=10_000) for _ in range(MAX_TASKS)]
     summary = TrainerSummary(

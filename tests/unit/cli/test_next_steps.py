@@ -35,7 +35,7 @@ def test_a_base_that_vllm_cannot_name_is_left_to_the_reader() -> None:
     assert steps[1] == "vllm serve BASE_MODEL --enable-lora --lora-modules support-bot=./support-bot-adapter"
 
 
-@pytest.mark.parametrize("name", ["merged", "model"])
+@pytest.mark.parametrize("name", ["merged", "model", "gptq"])
 def test_whole_models_are_served_by_the_run_s_name(name: str) -> None:
     assert build_next_steps(build_run(name)) == [
         f"finetune artifacts download support-bot --namespace team-a --artifact {name}",

@@ -24,12 +24,13 @@ class DamagedArtifact(StorageFailed):
     """What lies at a prefix is no artifact: no manifest, or files that don't match it. The store itself answered."""
 
 
-ArtifactFormat = Literal["peft", "transformers", "gguf", "trainer-checkpoint"]
+ArtifactFormat = Literal["peft", "transformers", "gguf", "compressed-tensors", "trainer-checkpoint"]
 _FORMATS: Final[dict[str, ArtifactFormat]] = {
     "adapter": "peft",
     "model": "transformers",
     "merged": "transformers",
     "gguf": "gguf",
+    "gptq": "compressed-tensors",
     "checkpoint": "trainer-checkpoint",
 }
 MANIFEST_MAX_BYTES = 4 * 2**20
@@ -42,7 +43,7 @@ checksum with every part of an upload, and the server refuses a part that doesn'
 class ManifestFields:
     """What a manifest says besides its files. See :class:`~finetune_api.artifact.ArtifactManifest`."""
 
-    kind: Literal["adapter", "model", "merged", "gguf", "checkpoint"]
+    kind: Literal["adapter", "model", "merged", "gguf", "gptq", "checkpoint"]
     job_uid: str
     job_namespace: str
     job_name: str

@@ -27,7 +27,7 @@ def name_base_model(uri: str) -> str:
 
 
 def build_card(facts: RunFacts, kind: str = "adapter") -> str:
-    """Return the card of the ``adapter``, the ``merged`` model or the ``gguf`` file."""
+    """Return the card of the ``adapter``, or of the ``model`` after full fine-tuning."""
     config = facts.config
     job = config.job
     return (
@@ -45,10 +45,10 @@ def _build_head(facts: RunFacts, kind: str) -> dict[str, Any]:
     head: dict[str, Any] = {}
     if config.model.uri.startswith("hf://"):
         head["base_model"] = name_base_model(config.model.uri)
-        head["base_model_relation"] = {"adapter": "adapter", "model": "finetune", "merged": "finetune", "gguf": "quantized"}[kind]
+        head["base_model_relation"] = {"adapter": "adapter", "model": "finetune"}[kind]
     if facts.base_license:
         head["license"] = facts.base_license
-    head["library_name"] = {"adapter": "peft", "model": "transformers", "merged": "transformers", "gguf": "gguf"}[kind]
+    head["library_name"] = {"adapter": "peft", "model": "transformers"}[kind]
     if config.dataset.uri.startswith("hf://"):
         head["datasets"] = [config.dataset.uri.removeprefix("hf://")]
     head["tags"] = [config.method.adapter.type, config.method.objective, "finetune-operator"]
@@ -61,8 +61,6 @@ def _describe(facts: RunFacts, kind: str) -> str:
     what = {
         "adapter": f"A {name} adapter",
         "model": "The whole model, every weight trained",
-        "merged": f"The base model with a {name} adapter merged into it, in bfloat16",
-        "gguf": f"The base model with a {name} adapter merged into it, as a GGUF file",
     }[kind]
     return f"{what}, fine-tuned by the FineTuneJob `{job.namespace}/{job.name}`."
 

@@ -44,7 +44,7 @@ def write_gguf(folder: Path, target: Path, name: str, kind: GgufKind, type_: Ggu
         _add_settings(writer, config, name, type_)
         _add_tokenizer(writer, folder, kind, config.vocab_size)
         names = gguf.get_tensor_name_map(_ARCHITECTURES[kind.architecture], config.num_hidden_layers)
-        for source, tensor in _read_tensors(folder):
+        for source, tensor in read_tensors(folder):
             known = names.get_name(source, try_suffixes=(".weight", ".bias"))
             if known is None:
                 raise ConfigInvalid(f"output.gguf: the tensor {source} has no name in GGUF's architecture {kind.architecture}")
@@ -53,7 +53,7 @@ def write_gguf(folder: Path, target: Path, name: str, kind: GgufKind, type_: Ggu
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for source, tensor in _read_tensors(folder):  # once more, in the same order: no more than one tensor is ever in memory
+        for source, tensor in read_tensors(folder):  # once more, in the same order: no more than one tensor is ever in memory
             writer.write_tensor_data(_encode(_arrange(source, tensor, config, kind), type_)[0])
     finally:
         writer.close()
@@ -68,7 +68,7 @@ def check_written(folder: Path, target: Path, kind: GgufKind, type_: GgufType) -
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     names = gguf.get_tensor_name_map(_ARCHITECTURES[kind.architecture], config.num_hidden_layers)
     written = {tensor.name: tensor for tensor in gguf.GGUFReader(target).tensors}
-    for source, tensor in _read_tensors(folder):
+    for source, tensor in read_tensors(folder):
         found = written.pop(names.get_name(source, try_suffixes=(".weight", ".bias")) or "", None)
         if found is None:
             raise ConfigInvalid(f"output.gguf: {target.name} lacks {source}")
@@ -126,7 +126,8 @@ def _add_tokenizer(writer: Any, folder: Path, kind: GgufKind, size: int) -> None
     gguf.SpecialVocab(folder, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
 
 
-def _read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield name and value of each tensor in the safetensors files of ``folder``."""
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  no mapping

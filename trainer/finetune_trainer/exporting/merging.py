@@ -56,8 +56,8 @@ def merge_adapter(base: Path, adapter: Path, target: Path, texts: Sequence[str])
     """
     shutil.rmtree(target, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=False, local_files_only=True)
-    device = _choose_device(base)
-    model = _load(base, device)
+    device = choose_device(base)
+    model = load_folder(base, device)
     probes = [ids for text in texts if (ids := tokenizer(text)["input_ids"][:_PROBE_TOKENS])]
     plain = _predict(model, probes, device)
     adapted = PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
@@ -69,11 +69,11 @@ def merge_adapter(base: Path, adapter: Path, target: Path, texts: Sequence[str])
     merged.save_pretrained(target, max_shard_size=_SHARD)
     tokenizer.save_pretrained(target)
     del model, adapted, merged
-    _release()
-    reloaded = _load(target, device)
+    release()
+    reloaded = load_folder(target, device)
     parity = compare(expected, _predict(reloaded, probes, device), plain)
     del reloaded
-    _release()
+    release()
     logger.info(
         "merged model: %.2g nats a token from the adapter (allowed %.2g; the adapter's own effect is %.2g), %.1f%% same next tokens",
         parity.divergence,
@@ -100,14 +100,16 @@ def compare(adapter: Sequence[torch.Tensor], merged: Sequence[torch.Tensor], bas
     return Parity(max(0.0, divergence(merged)), max(0.0, divergence(base)), same / tokens)
 
 
-def _load(folder: Path, device: torch.device) -> Any:  # noqa: ANN401
+def load_folder(folder: Path, device: torch.device) -> Any:  # noqa: ANN401
+    """Load the causal language model in ``folder`` in bfloat16, ready to be asked."""
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16, use_safetensors=True, trust_remote_code=False, local_files_only=True
     )
     return model.to(device).eval()
 
 
-def _choose_device(folder: Path) -> torch.device:
+def choose_device(folder: Path) -> torch.device:
+    """Return the GPU where the model in ``folder`` fits into what is free there, else the CPU."""
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 1.3 * size + 2**30:
         return torch.device("cuda", 0)
@@ -121,7 +123,8 @@ def _predict(model: Any, probes: Sequence[Sequence[int]], device: torch.device) 
         ]
 
 
-def _release() -> None:
+def release() -> None:
+    """Give back the memory of models that nothing refers to any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -38,8 +38,8 @@ def check_quantized_base(config: Any, method: MethodSpec, output: OutputSpec, ur
         raise ConfigInvalid(
             f"method.adapter.init loftq needs the weights before quantisation, and {uri} has not got them; set init to default or eva"
         )
-    if output.merged or output.gguf is not None:
+    if output.merged or output.gguf or output.gptq:
         raise ConfigInvalid(
-            f"output.merged and output.gguf need the weights before quantisation, and {uri} has not got them; remove them, or "
-            "name the model in 16 bits"
+            f"output.merged, output.gguf and output.gptq need the weights before quantisation, and {uri} has not got them; remove them, "
+            "or name the model in 16 bits"
         )

@@ -12,8 +12,11 @@ from finetune_api.artifact import MANIFEST_NAME, Artifact, ArtifactManifest
 from finetune_api.names import ENV_PREFIX_PUSH, number_prefix
 from finetune_api.trainer_config import TrainerConfig
 from finetune_trainer.artifacts import ManifestFields, download_verified, publish
+from finetune_trainer.data.calibration import CalibrationRows
+from finetune_trainer.errors import Interrupted
 from finetune_trainer.exporting.gguf_support import check_gguf
 from finetune_trainer.exporting.pushing import push_artifact
+from finetune_trainer.interruption import Interruption
 from finetune_trainer.run.publishing import CARD_FILE, EVALUATION_FILE, METRICS_FILE, REPORT_FILE
 from finetune_trainer.run.resuming import find_finished
 from finetune_trainer.storage import Credentials, Store
@@ -27,6 +30,12 @@ _PROBE: Final = (
     "Question: what is the capital of France? Answer: Paris."
 )
 """Text that parity is measured on, beside the run's samples."""
+_FORMS: Final = {
+    "merged": ("transformers", "finetune", "The whole model, the adapter merged into it, in bfloat16"),
+    "gguf": ("gguf", "quantized", "The whole model as one GGUF file"),
+    "gptq": ("transformers", "quantized", "The whole model, the adapter merged into it, its linear layers rounded to 4 bits by GPTQ"),
+}
+"""Of each form: what hubs call the library and the relation to the base, and words for the card."""
 Published = tuple[Artifact, ArtifactManifest]
 
 
@@ -34,26 +43,37 @@ class Exporter:
     """Makes and publishes everything that ``output`` asks for beside the adapter.
 
     :param fetch_base: brings the base model to this machine; called only where something is made from it.
+    :param fetch_rows: brings rows of the run's data to this machine; called only where a model is rounded by them.
     """
 
     def __init__(
-        self, config: TrainerConfig, output: Store, environ: Mapping[str, str], folder: Path, fetch_base: Callable[[], FetchedModel]
+        self,
+        config: TrainerConfig,
+        output: Store,
+        environ: Mapping[str, str],
+        folder: Path,
+        fetch_base: Callable[[], FetchedModel],
+        fetch_rows: Callable[[], CalibrationRows],
+        interruption: Interruption,
     ) -> None:
         self._config = config
         self._output = output
         self._environ = environ
         self._folder = folder
         self._fetch_base = fetch_base
+        self._fetch_rows = fetch_rows
+        self._interruption = interruption
 
     def export(self, adapter: Published) -> list[Artifact]:
         """Return every artifact of the run, the adapter first. Killed at any moment, it may be called again.
 
         :raises ConfigInvalid: the model can't be merged or written so, or the merged model answers differently.
+        :raises Interrupted: the run was asked to stop, and the next pod goes on with what is missing.
         :raises StorageFailed: a store, a registry or a hub failed.
         """
         spec = self._config.output
         published = {"adapter": adapter}
-        for kind, wanted in (("merged", spec.merged), ("gguf", spec.gguf is not None)):
+        for kind, wanted in (("merged", spec.merged), ("gguf", spec.gguf), ("gptq", spec.gptq)):
             if wanted:
                 published[kind] = find_finished(self._output, self._config.job.uid, kind) or self._make(kind, adapter[1])
         artifacts = [artifact for artifact, _ in published.values()]
@@ -67,7 +87,12 @@ class Exporter:
     def _make(self, kind: str, adapter: ArtifactManifest) -> Published:
         base = self._fetch_base()
         merged, measured = self._merge(base)
-        folder = merged if kind == "merged" else self._write_gguf(base, merged)
+        folder = merged
+        if kind == "gguf":
+            folder = self._write_gguf(base, merged)
+        elif kind == "gptq":
+            folder, distance = self._write_gptq(merged)
+            measured = measured | distance
         self._add_documents(folder, base, kind)
         fields = derive_fields(adapter, kind, measured)
         publish(folder, self._output, kind, fields)
@@ -99,6 +124,20 @@ class Exporter:
         name = self._config.job.name
         write_gguf(merged, folder / f"{name}-{spec.type}.gguf", name, kind, spec.type)
         return folder
+
+    def _write_gptq(self, merged: Path) -> tuple[Path, dict[str, float]]:
+        """Return the folder with the 4-bit model, and the perplexities of both."""
+        from finetune_trainer.exporting.gptq_folder import write_gptq  # noqa: PLC0415
+
+        def check() -> None:
+            if self._interruption.asked:
+                raise Interrupted("asked to stop while the model was rounded to 4 bits; the next pod does that again, and trains no step")
+
+        spec = self._config.output.gptq
+        assert spec is not None  # noqa: S101  asked by the caller
+        folder = self._folder / "gptq"
+        distance = write_gptq(merged, folder, self._fetch_rows(), spec.group_size, check)
+        return folder, {"mergedPerplexity": distance.merged, "gptqPerplexity": distance.quantized}
 
     def _bring(self, kind: str) -> Path:
         """Return the folder with a published artifact, every digest of it verified, and its manifest."""
@@ -145,9 +184,8 @@ def derive_fields(adapter: ArtifactManifest, kind: Any, measured: Mapping[str, f
 
 
 def _rewrite_card(card: str, kind: str) -> str:
-    """Return the adapter's card as that of the merged model or the GGUF file."""
-    library, relation = {"merged": ("transformers", "finetune"), "gguf": ("gguf", "quantized")}[kind]
-    form = {"merged": "The whole model, the adapter merged into it, in bfloat16", "gguf": "The whole model as one GGUF file"}[kind]
+    """Return the adapter's card as that of another form."""
+    library, relation, form = _FORMS[kind]
     card = card.replace("library_name: peft\n", f"library_name: {library}\n", 1)
     card = card.replace("base_model_relation: adapter\n", f"base_model_relation: {relation}\n", 1)
     head, mark, rest = card.partition("\n# ")

@@ -17,7 +17,8 @@ from finetune_api.spec.objective import LIKELIHOOD_OBJECTIVES, PACKING_OBJECTIVE
 from finetune_api.summary import TrainerSummary
 from finetune_api.trainer_config import TrainerConfig
 from finetune_trainer.artifacts import CheckpointStore, FetchedCheckpoint, ManifestFields, publish
-from finetune_trainer.data import PreparedData, load_examples, prepare_data
+from finetune_trainer.data import Examples, PreparedData, load_examples, prepare_data
+from finetune_trainer.data.calibration import CalibrationRows, choose_calibration
 from finetune_trainer.device import Device, choose_device
 from finetune_trainer.documents import RunFacts
 from finetune_trainer.ending import is_out_of_memory
@@ -66,6 +67,7 @@ class Run:
         self._judge: Judge | None = None
         self._tracking: RunTracking | None = None
         self._dataset_digest: str | None = None
+        self._calibration: CalibrationRows | None = None
         self._begun = time.monotonic()
         self._result_kind = MODEL_FOLDER if config.method.adapter.type == "none" else ADAPTER_FOLDER
 
@@ -124,7 +126,7 @@ class Run:
         # Data and model
         with Preload(config.method.objective):  # the libraries take seconds to import: meanwhile, files come in
             self._base = base = self._fetch_model(config.model, ENV_PREFIX_MODEL, "model")
-            examples = load_examples(config.dataset, config.training.seed, self._folder / "data", self._environ, config.method.objective)
+            examples = self._load_examples()
             check_rewards(config.method.grpo.rewards if config.method.grpo else [], examples.answers)
             teacher_files = self._fetch_teacher()
             tasks = load_tasks(config.evaluation.tasks, self._folder / "tasks", self._environ)
@@ -143,9 +145,13 @@ class Run:
         check_quantized_base(architecture, config.method, config.output, config.model.uri)
         if config.output.gguf is not None:
             check_gguf(base.path, config.model.uri)
+        if config.output.gptq is not None:
+            from finetune_trainer.exporting.gptq_folder import check_gptq  # noqa: PLC0415
+
+            check_gptq(architecture, config.output.gptq.group_size, config.model.uri)
         self._enter("preparing", reporter)
         tokenizer = load_tokenizer(base.path, config.model.uri)
-        data = prepare_data(examples, tokenizer, config.training, config.method, config.dataset.too_long)
+        data = self._prepare_data(examples, tokenizer)
         self._judge = None if reward else build_judge(config, examples, tokenizer, tasks, self._interruption, harness)
         self._dataset_digest = data.digest
         self.progress.dataset = data.counts
@@ -183,11 +189,32 @@ class Run:
     def _export(self, output: Store, adapter: tuple[Artifact, ArtifactManifest]) -> list[Artifact]:
         """Publish the other forms of the adapter, and push copies."""
         spec = self.config.output
-        if not (spec.merged or spec.gguf or spec.push):
+        if not spec.has_several:
             return [adapter[0]]
         self.progress.enter("publishing")
-        exporter = Exporter(self.config, output, self._environ, self._folder / "export", self._fetch_base)
+        folder = self._folder / "export"
+        exporter = Exporter(self.config, output, self._environ, folder, self._fetch_base, self._fetch_calibration, self._interruption)
         return exporter.export(adapter)
+
+    def _load_examples(self) -> Examples:
+        config = self.config
+        return load_examples(config.dataset, config.training.seed, self._folder / "data", self._environ, config.method.objective)
+
+    def _prepare_data(self, examples: Examples, tokenizer: Any) -> PreparedData:  # noqa: ANN401
+        config = self.config
+        data = prepare_data(examples, tokenizer, config.training, config.method, config.dataset.too_long)
+        if config.output.gptq is not None and self._group.leads:
+            self._calibration = choose_calibration(data, tokenizer, config.training.seed)
+        return data
+
+    def _fetch_calibration(self) -> CalibrationRows:
+        """Return the rows that were chosen as the data were prepared; in a pod that found the adapter published, prepare them again."""
+        from finetune_trainer.model.loading import load_tokenizer  # noqa: PLC0415
+
+        if self._calibration is None:
+            self._prepare_data(self._load_examples(), load_tokenizer(self._fetch_base().path, self.config.model.uri))
+        assert self._calibration is not None  # noqa: S101  chosen as the data were prepared
+        return self._calibration
 
     def _fetch_base(self) -> FetchedModel:
         if self._base is None:
