@@ -22,8 +22,7 @@ from finetune_trainer.exporting.merging import choose_device, load_folder, relea
 logger = logging.getLogger(__name__)
 
 MAX_LOSS: Final = 0.2
-"""What rounding may cost on held-out rows, in nats a token: a fifth of the perplexity. The paper's models of 7 billion parameters and more lose
-less than a fifth of that."""
+"""What rounding may cost on held-out rows, in nats a token: a fifth of the perplexity. In the paper, OPT-6.7B loses 0.05."""
 _SHARD: Final = "5GB"
 
 
