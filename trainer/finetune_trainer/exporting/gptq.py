@@ -96,6 +96,7 @@ def _factorise(hessian: torch.Tensor) -> torch.Tensor:
         damped.diagonal().add_(damping * mean)
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not int(failed):
+            factor: torch.Tensor
             factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
             if not int(failed):
                 return factor

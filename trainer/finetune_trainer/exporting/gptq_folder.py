@@ -50,7 +50,7 @@ def check_gptq(config: Any, group: int, uri: str) -> None:  # noqa: ANN401  tran
     :raises ConfigInvalid: says why.
     """
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     layers = find_layers(model, config.get_text_config().num_hidden_layers)
     linear = [module for module in layers.modules() if isinstance(module, nn.Linear)]
     widths = sorted({module.in_features for module in linear if module.in_features % group})
