@@ -11,6 +11,7 @@ from finetune_api.spec.adapter import SPEC_RULES as ADAPTER_SPEC_RULES
 from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.output import OutputSpec
+from finetune_api.spec.sharding import SHARDING_SPEC_RULES
 from finetune_api.spec.source import DatasetSpec, ModelSpec
 from finetune_api.spec.tracking import TrackerSpec
 from finetune_api.spec.training import TrainingSpec
@@ -59,7 +60,7 @@ class GroupConfig(StoredModel):
 class TrainerConfig(StoredModel):
     """One run, fully resolved: the same configuration gives the same run, with or without Kubernetes."""
 
-    rules = ADAPTER_SPEC_RULES
+    rules = (*ADAPTER_SPEC_RULES, *SHARDING_SPEC_RULES)
 
     schema_version: Literal[1] = 1
     """Version of this format."""
@@ -91,3 +92,8 @@ class TrainerConfig(StoredModel):
     """The processes that train together; absent where there is one alone."""
     work_dir: str = WORK_DIR
     """Scratch folder: downloads, prepared data, local checkpoints."""
+
+    @property
+    def divides_model(self) -> bool:
+        """Whether each process holds a part of the base model. A process that trains alone holds all of it, whatever was asked for."""
+        return self.training.sharding == "full" and self.group is not None and self.group.size > 1

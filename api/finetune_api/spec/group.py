@@ -36,6 +36,12 @@ GROUP_SPEC_RULES: Final = (
         field="training.divergence.action",
     ),
     Rule(
+        cel=f"!{_ALONE_CEL} || self.training.sharding == 'none'",
+        holds=lambda spec: not _is_alone(spec) or spec.training.sharding == "none",
+        message="divides the model over several processes; set resources.gpus or resources.nodes above 1, or remove it",
+        field="training.sharding",
+    ),
+    Rule(
         cel="!has(self.scheduling.gang) || self.resources.nodes > 1",
         holds=lambda spec: spec.scheduling.gang is None or spec.resources.nodes > 1,
         message="gang is for runs of several pods; remove it, or set resources.nodes above 1",

@@ -13,6 +13,7 @@ from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.objective import OBJECTIVE_SPEC_RULES
 from finetune_api.spec.output import OutputSpec
 from finetune_api.spec.placement import PodSpec, ResourcesSpec, SchedulingSpec
+from finetune_api.spec.sharding import SHARDING_SPEC_RULES
 from finetune_api.spec.source import DatasetSpec, ModelSpec
 from finetune_api.spec.tracking import MAX_TRACKERS, TrackerSpec
 from finetune_api.spec.training import TrainingSpec
@@ -36,6 +37,13 @@ class FineTuneJobSpec(ApiModel):
         *ADAPTER_SPEC_RULES,
         *OBJECTIVE_SPEC_RULES,
         *GROUP_SPEC_RULES,
+        *SHARDING_SPEC_RULES,
+        Rule(
+            cel="!self.training.activationOffloading || self.resources.gpus > 0",
+            holds=lambda spec: not spec.training.activation_offloading or spec.resources.gpus > 0,
+            message="is for runs on a GPU: without one, activations are in the node's memory already; remove it, or set resources.gpus",
+            field="training.activationOffloading",
+        ),
         Rule(
             cel="self.method.quantization.computeDtype != 'float16' || self.resources.gpus > 0",
             holds=lambda spec: spec.method.quantization.compute_dtype != "float16" or spec.resources.gpus > 0,

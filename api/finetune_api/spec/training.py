@@ -17,6 +17,7 @@ Optimizer = Literal[
     "adafactor",
     "sgd",
 ]
+Sharding = Literal["none", "full"]
 LearningRateScheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
@@ -87,6 +88,13 @@ class TrainingSpec(ApiModel):
     always learnt whole."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: much less memory, about a fifth slower."""
+    activation_offloading: bool = False
+    """Hold activations in the node's memory between the forward and the backward pass: less GPU memory, slower. Raise
+    `resources.memory`."""
+    sharding: Sharding = "none"
+    """How several processes hold the base model. `none`: each holds all of it (DDP). `full`: each holds a part of it, and gathers one
+    layer after the other while it computes (FSDP2). An adapter stays whole in each; with `adapter.type` none, gradients and optimizer
+    are divided as well."""
     optimizer: Optimizer = "paged_adamw_8bit"
     """Optimizer, by transformers' own name."""
     eval_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None

@@ -66,16 +66,18 @@ def generate_answers(
     stop_requested: Callable[[], bool],
     stop_ids: Sequence[int],
     adds_special_tokens: bool,
+    stops_midway: bool = True,
 ) -> list[str]:
     """Return the model's answer to each of ``texts``. Modes and random numbers of training are as before afterwards.
 
     :param max_prompt_tokens: longer prompts lose their beginning.
     :param stop_ids: tokens that end an answer.
     :param adds_special_tokens: whether the tokenizer puts its own tokens around a text; a chat template has done so already.
+    :param stops_midway: whether ``stop_requested`` is asked at each token; otherwise after each batch.
     :raises GenerationStopped: ``stop_requested`` became true.
     """
     config = build_generation_config(spec, tokenizer, stop_ids)
-    stopping = StoppingCriteriaList([_StopOnRequest(stop_requested)])
+    stopping = StoppingCriteriaList([_StopOnRequest(stop_requested)] if stops_midway else [])
     ids = [
         tokenizer(text, add_special_tokens=adds_special_tokens)["input_ids"][-max_prompt_tokens:] or [config.pad_token_id] for text in texts
     ]

@@ -21,6 +21,8 @@ class Judge:
 
     :param conversational: whether prompts are written by the chat template, as the training data were.
     :param stop_ids: tokens that end an answer.
+    :param stops_midway: whether answers are broken off when the run is asked to stop, or only the next ones are not begun. Processes
+        that ask together must stop at the same point.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Judge:
         instruction: bool,
         stop_ids: Sequence[int],
         stop_requested: Callable[[], bool],
+        stops_midway: bool = True,
     ) -> None:
         self._spec = spec
         self._tokenizer = tokenizer
@@ -51,6 +54,7 @@ class Judge:
         self._instruction = instruction
         self._stop_ids = list(stop_ids)
         self._stop_requested = stop_requested
+        self._stops_midway = stops_midway
 
     def judge(self, model: Any, when: When, so_far: Evaluation | None = None) -> Evaluation:  # noqa: ANN401
         """Return ``so_far`` with the answers of ``model`` added. What the run is asked to stop in the midst of is left out."""
@@ -111,6 +115,7 @@ class Judge:
             compute_dtype=self._compute_dtype,
             max_prompt_tokens=self._max_prompt,
             stop_requested=self._stop_requested,
+            stops_midway=self._stops_midway,
             stop_ids=self._stop_ids,
             adds_special_tokens=not (self._conversational and self._tokenizer.chat_template),
         )

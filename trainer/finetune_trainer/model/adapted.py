@@ -10,12 +10,14 @@ from typing import Any, Final
 import torch
 from peft import get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from finetune_api.spec import AdapterSpec
 from finetune_api.spec.adapter import BASE_CHANGING_INITS, PROMPT_TYPES
 from finetune_trainer.errors import ConfigInvalid, LossDiverged
 from finetune_trainer.model.initialisation import subtract_initial
+from finetune_trainer.model.sharding import divide_like, gather_whole, is_divided, take_local
 
 TRAINED_FILE: Final = "trained.safetensors"
 """File of a checkpoint that holds every trained tensor by its name in the model, as it is."""
@@ -41,6 +43,7 @@ class AdaptedModel:
         self.model = model
         self.spec = spec
         self._initial: dict[str, torch.Tensor] | None = None
+        self._gathered: dict[str, torch.Tensor] | None = None
 
     def remember_initial(self) -> None:
         """Keep a copy of the adapter's first value."""
@@ -58,7 +61,7 @@ class AdaptedModel:
         if self.spec.type == "lora":
             return
         for parameter in self.model.parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and parameter.dtype != torch.float32:
                 parameter.data = parameter.data.to(torch.float32)
 
     def begin(self, total_steps: int) -> None:
@@ -100,14 +103,18 @@ class AdaptedModel:
 
     # --- Checkpoints
 
-    def save(self, folder: Path) -> None:
-        """Save all that training goes on from into ``folder``, bit by bit.
+    def save(self, folder: Path, *, writes: bool = True) -> None:
+        """Save all that training goes on from into ``folder``, bit by bit. Where the model is divided, all processes must do so.
 
+        :param writes: whether this process writes; one that does not gives its part to those that do.
         :raises LossDiverged: a number in it is not finite.
         """
         self.check_finite()
+        trained = self._collect_trained(writes=writes)
+        if not writes:
+            return
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._collect_trained(), folder / TRAINED_FILE)
+        save_file(trained, folder / TRAINED_FILE)
         if self.spec.type == "adalora":
             allocator = self.model.base_model.rankallocator
             averages = {f"{kind}/{name}": tensor.contiguous() for kind in _AVERAGES for name, tensor in getattr(allocator, kind).items()}
@@ -119,14 +126,18 @@ class AdaptedModel:
 
         :raises ConfigInvalid: it is another adapter.
         """
-        tensors = load_file(folder / TRAINED_FILE, device="cpu") if (folder / TRAINED_FILE).is_file() else {}
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        differing = set(trained) ^ set(tensors) or {name for name in trained if trained[name].shape != tensors[name].shape}
-        if differing:
-            raise ConfigInvalid(f"the checkpoint has another adapter than the configuration asks for; they differ in {min(differing)}")
-        with torch.no_grad():
+        file = folder / TRAINED_FILE
+        if not file.is_file():
+            raise _other_adapter(min(trained))
+        with torch.no_grad(), safe_open(file, framework="pt") as tensors:
+            if differing := set(trained) ^ set(tensors.keys()):
+                raise _other_adapter(min(differing))
             for name, parameter in trained.items():
-                parameter.copy_(tensors[name])
+                if list(parameter.shape) != tensors.get_slice(name).get_shape():
+                    raise _other_adapter(name)
+            for name, parameter in trained.items():
+                parameter.copy_(divide_like(tensors.get_tensor(name), parameter))
         if self.spec.type == "adalora":
             allocator = self.model.base_model.rankallocator
             devices = {name: parameter.device for name, parameter in trained.items()}
@@ -137,17 +148,41 @@ class AdaptedModel:
 
     def check_finite(self) -> None:
         """:raises LossDiverged: a trained number is not finite."""
-        faults = [name for name, each in self.model.named_parameters() if each.requires_grad and not bool(torch.isfinite(each).all())]
+        trained = ((name, take_local(each)) for name, each in self.model.named_parameters() if each.requires_grad)
+        faults = [name for name, each in trained if not bool(torch.isfinite(each).all())]
         if faults:
             raise LossDiverged(
                 f"{len(faults)} trained weights hold numbers that are not finite ({faults[0]}); they are not saved. "
                 "Lower training.learningRate"
             )
 
-    def _collect_trained(self) -> dict[str, torch.Tensor]:
-        return {name: each.detach().contiguous() for name, each in self.model.named_parameters() if each.requires_grad}
+    def _collect_trained(self, *, writes: bool) -> dict[str, torch.Tensor]:
+        trained: dict[str, torch.Tensor] = {}
+        for name, each in self.model.named_parameters():
+            if each.requires_grad:
+                whole = gather_whole(each.detach())
+                if writes:
+                    trained[name] = whole.contiguous()
+        return trained
 
     # --- Publishing
+
+    def gather(self, *, writes: bool) -> None:
+        """Bring together what :meth:`publish` needs of the other processes: the whole model, in 16 bits, after full fine-tuning of one
+        that is divided. All processes must do so; those that don't publish keep none of it.
+        """
+        if self.spec.type != "none" or not is_divided(self.model):
+            return
+        gathered, seen = {}, {}
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        for name, held in self.model.state_dict().items():
+            source = parameters.get(name, held)
+            if id(source) not in seen:  # tied weights are one
+                whole = _halve(gather_whole(held))
+                seen[id(source)] = whole if writes else None
+            if writes:
+                gathered[name] = seen[id(source)]
+        self._gathered = gathered
 
     def publish(self, folder: Path, base_name: str, revision: str | None) -> None:
         """Write the adapter into ``folder`` as PEFT loads it onto the base as it was; with ``adapter.type`` none, the whole model.
@@ -182,14 +217,20 @@ class AdaptedModel:
 
     def _publish_model(self, folder: Path) -> None:
         """Write the whole model in 16 bits; it is trained in 32."""
-        halved: dict[int, torch.Tensor] = {}  # by address, so that tied weights stay one
-
-        def halve(tensor: torch.Tensor) -> torch.Tensor:
-            if not tensor.is_floating_point():
-                return tensor
-            return halved.setdefault(tensor.data_ptr(), tensor.detach().to(torch.bfloat16))
-
-        self.model.save_pretrained(folder, state_dict={name: halve(tensor) for name, tensor in self.model.state_dict().items()})
+        if self._gathered is not None:
+            state = self._gathered
+        else:
+            halved: dict[int, torch.Tensor] = {}  # by address, so that tied weights stay one
+            state = {name: halved.setdefault(held.data_ptr(), _halve(held)) for name, held in self.model.state_dict().items()}
+        self.model.save_pretrained(folder, state_dict=state)
         file = folder / "config.json"
         written = json.loads(file.read_text(encoding="utf-8")) | {"dtype": "bfloat16", "use_cache": True}
         file.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _halve(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to(torch.bfloat16) if tensor.is_floating_point() else tensor
+
+
+def _other_adapter(name: str) -> ConfigInvalid:
+    return ConfigInvalid(f"the checkpoint has another adapter than the configuration asks for; they differ in {name}")

@@ -73,9 +73,11 @@ def check_length(config: Any, longest: int, virtual: int, uri: str) -> None:  # 
         )
 
 
-def build_quantization_config(spec: QuantizationSpec, *, scores: bool = False) -> BitsAndBytesConfig | None:
+def build_quantization_config(spec: QuantizationSpec, *, scores: bool = False, divided: bool = False) -> BitsAndBytesConfig | None:
     """Build what bitsandbytes is told. Every setting is explicit: the library's defaults are fp4 and 32-bit compute.
 
+    :param divided: of a model that will be divided: the packed weights then pass for numbers of the type that the rest has, since only
+        such can be divided and gathered with it.
     :param scores: of a reward model, whose head is trained and therefore not quantised.
     """
     kept = {"llm_int8_skip_modules": ["score"]} if scores else {}
@@ -85,7 +87,7 @@ def build_quantization_config(spec: QuantizationSpec, *, scores: bool = False) -
             bnb_4bit_quant_type=spec.type,
             bnb_4bit_use_double_quant=spec.double_quant,
             bnb_4bit_compute_dtype=_DTYPES[spec.compute_dtype],
-            bnb_4bit_quant_storage=torch.uint8,
+            bnb_4bit_quant_storage=_DTYPES[spec.compute_dtype] if divided else torch.uint8,
             **kept,
         )
     if spec.type == "int8":
@@ -94,7 +96,14 @@ def build_quantization_config(spec: QuantizationSpec, *, scores: bool = False) -
 
 
 def load_model(
-    folder: Path, uri: str, spec: QuantizationSpec, device: Device, *, trains_all: bool = False, score_seed: int | None = None
+    folder: Path,
+    uri: str,
+    spec: QuantizationSpec,
+    device: Device,
+    *,
+    trains_all: bool = False,
+    score_seed: int | None = None,
+    divided: bool = False,
 ) -> Any:  # noqa: ANN401
     """Load the causal language model in ``folder`` onto ``device``, frozen, in the precision that ``spec`` asks for.
 
@@ -104,6 +113,8 @@ def load_model(
     of 128k and 4,096 dimensions) and gain nothing: norms and the loss are computed in 32 bits anyway, and the trainer turns on gradient
     checkpointing and input gradients itself. What is not quantised is held in ``computeDtype``.
 
+    :param divided: it will be divided over the processes. One that is not quantised stays on the processor until then, layer by layer; one
+        in 4 bits is quantised on the GPU, which must have room for all of it once.
     :param trains_all: the weights themselves will be trained. They are held in 32 bits then, since most steps are too small for 16, and
         multiplied in ``computeDtype``.
     :raises ConfigInvalid: the files and the architecture don't match.
@@ -122,9 +133,9 @@ def load_model(
             model = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(
                 folder,
                 dtype=torch.float32 if trains_all else _DTYPES[spec.compute_dtype],
-                quantization_config=None if quantized else build_quantization_config(spec, scores=scores),
+                quantization_config=None if quantized else build_quantization_config(spec, scores=scores, divided=divided),
                 # None: bitsandbytes and the trainer place it on the processor by themselves
-                device_map={"": device.index} if device.kind == "cuda" else None,
+                device_map={"": device.index} if device.kind == "cuda" and not (divided and spec.type == "none") else None,
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,

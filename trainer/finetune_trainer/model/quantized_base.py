@@ -16,9 +16,10 @@ def read_quantization(config: Any) -> dict[str, Any] | None:  # noqa: ANN401  tr
     return dict(found if isinstance(found, dict) else found.to_dict())
 
 
-def check_quantized_base(config: Any, method: MethodSpec, output: OutputSpec, uri: str) -> None:  # noqa: ANN401
+def check_quantized_base(config: Any, method: MethodSpec, output: OutputSpec, uri: str, *, divided: bool = False) -> None:  # noqa: ANN401
     """Check that a base that is quantised already can be trained as ``method`` asks. One that bitsandbytes has quantised can, as it is.
 
+    :param divided: it would be divided over the processes.
     :raises ConfigInvalid: it can't; says why, and what to name instead.
     """
     found = read_quantization(config)
@@ -30,6 +31,11 @@ def check_quantized_base(config: Any, method: MethodSpec, output: OutputSpec, ur
         raise ConfigInvalid(
             f"{uri} is quantised already ({kind}){library}, which this trainer does not have; name the model in 16 or 32 bits, and "
             "method.quantization quantises it while it loads"
+        )
+    if divided:
+        raise ConfigInvalid(
+            f"training.sharding: {uri} is quantised already, and its packed weights can't be divided; name the model in 16 or 32 bits, "
+            "which is quantised while it loads, or set training.sharding to none"
         )
     held = str(found.get("bnb_4bit_quant_type", "fp4")) if found.get("load_in_4bit") else "int8"
     if method.quantization.type != held:

@@ -63,7 +63,7 @@ class AdapterHooks:
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save what is trained, alone: the tokenizer is the base model's, and the settings are in the manifest instead of in a pickle."""
         del state_dict
-        self.adapted.save(Path(output_dir or self.args.output_dir or ""))  # type: ignore[attr-defined]
+        self.adapted.save(Path(output_dir or self.args.output_dir or ""), writes=self.group.leads)  # type: ignore[attr-defined]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any | None = None) -> None:  # noqa: ANN401
         """Copy the trained tensors into place. PEFT's own loading would lift them to 32 bits, and the run would go on as another one."""

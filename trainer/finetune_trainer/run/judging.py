@@ -35,5 +35,6 @@ def build_judge(
         conversational=written.conversational,
         instruction=examples.format == "instruction" and not written.conversational,
         stop_ids=sorted(written.stop_ids),
-        stop_requested=lambda: interruption.asked,
+        stop_requested=interruption.poll if config.divides_model else lambda: interruption.asked,
+        stops_midway=not config.divides_model,
     )

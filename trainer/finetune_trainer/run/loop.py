@@ -13,6 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from finetune_trainer.errors import LossDiverged
 from finetune_trainer.group import Group
 from finetune_trainer.interruption import Interruption
+from finetune_trainer.run.divided import DividedLoop
 from finetune_trainer.run.survival import SpikeGuard
 
 
@@ -20,20 +21,15 @@ class EvaluationStopped(Exception):
     """The run was asked to stop in the middle of an evaluation."""
 
 
-class RunLoop:
+class RunLoop(DividedLoop):
     """Mixed into one of TRL's trainers for one run. Steps are computed exactly as TRL does.
 
     :param group: the processes that compute each step together.
     :param guard: told the loss of each step; without one only a loss that is not finite counts as diverged.
     """
 
-    args: Any  # of the trainer that it is mixed into
-    model: Any
-    state: Any
+    state: Any  # of the trainer that it is mixed into
     control: Any
-    optimizer: Any
-    lr_scheduler: Any
-    accelerator: Any
 
     def __init__(
         self,
@@ -70,7 +66,7 @@ class RunLoop:
 
         :raises LossDiverged: the loss is not finite. The optimizer has not seen it.
         """
-        loss: torch.Tensor = super().training_step(*args, **options)  # type: ignore[misc]
+        loss = super().training_step(*args, **options)
         if not math.isfinite(value := loss.item()):  # no wait of its own: TRL has read its metrics from the device just now
             raise LossDiverged(
                 f"the loss is {value} at step {self.state.global_step + 1} of {self.state.max_steps}; nothing of this step is kept. "
@@ -142,7 +138,7 @@ class RunLoop:
         self._load_from_checkpoint(str(checkpoint))  # type: ignore[attr-defined]  # of AdapterHooks
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        super()._load_optimizer_and_scheduler(checkpoint)
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         if checkpoint is None:
             return

@@ -142,7 +142,7 @@ class Run:
         quieten_libraries()
         reward = config.method.objective == "reward"
         architecture = check_architecture(base.path, config.model.uri, scores=reward)
-        check_quantized_base(architecture, config.method, config.output, config.model.uri)
+        check_quantized_base(architecture, config.method, config.output, config.model.uri, divided=config.divides_model)
         if config.output.gguf is not None:
             check_gguf(base.path, config.model.uri)
         if config.output.gptq is not None:
@@ -253,10 +253,16 @@ class Run:
             device,
             trains_all=method.adapter.type == "none",
             score_seed=seed if reward else None,
+            divided=self.config.divides_model,
         )
+        base_parameters = list(model.parameters())
         if self.config.training.packing and method.objective in PACKING_OBJECTIVES:
             check_packing(model, self.config.model.uri)
         adapted = add_adapter(model, method.adapter, seed, base.path, data.train, scores=reward)
+        if self.config.divides_model:
+            from finetune_trainer.model.sharding import divide_model  # noqa: PLC0415
+
+            divide_model(adapted.model, base_parameters, device, method.quantization.compute_dtype)
         if teacher_files is None or method.distill is None:
             return adapted, None
         uri = method.distill.teacher.uri
@@ -301,6 +307,7 @@ class Run:
         session.restore_best(trainer)
         self._enter("evaluating", reporter)
         self._ask(trainer.model, "after")
+        adapted.gather(writes=self._group.leads)
         return trainer
 
     def _track(self, step: int, values: Mapping[str, float]) -> None:
@@ -308,8 +315,8 @@ class Run:
             self._tracking.log(step, values)
 
     def _ask(self, model: Any, when: When) -> None:  # noqa: ANN401
-        """Put samples and tasks to the model."""
-        if self._judge is not None and self._group.leads:
+        """Put samples and tasks to the model. One that is divided answers only if all processes ask it the same."""
+        if self._judge is not None and (self._group.leads or self.config.divides_model):
             self.progress.evaluation = self._judge.judge(model, when, self.progress.evaluation)
             found = {f"task_{task.name}": score for task in self.progress.measure()[1].tasks if (score := task.score) is not None}
             found |= {f"harness_{task.name}": score for task in self.progress.measure()[1].harness if (score := task.score) is not None}

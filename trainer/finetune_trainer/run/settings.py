@@ -45,7 +45,8 @@ def build_common(
         # Memory and precision
         "gradient_checkpointing": plan.checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False} if plan.checkpointing else None,
-        **({"activation_offloading": True} if plan.offload else {}),
+        # On the processor, activations are in its memory already (a simulated GPU)
+        **({"activation_offloading": True} if plan.offload and device.kind == "cuda" else {}),
         "bf16": compute_dtype == "bfloat16",
         "fp16": compute_dtype == "float16",
         "use_cpu": device.kind == "cpu",

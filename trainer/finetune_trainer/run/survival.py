@@ -106,6 +106,7 @@ def build_plan(training: TrainingSpec) -> BatchPlan:
         per_device=training.per_device_batch_size,
         accumulation=training.gradient_accumulation_steps,
         checkpointing=training.gradient_checkpointing,
+        offload=training.activation_offloading,
     )
 
 

@@ -1,0 +1,116 @@
+"""Two processes that hold half of the base model each learn the same as one that holds all of it; over gloo, on one machine."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.exit_codes import ExitCode
+from tests.support.sharding_checks import compare_published
+from tests.support.trainer_process import RunningTrainer, Trainers
+from tests.trainer.test_group_methods import CASES, STEPS, build_case, read_curve, start
+from tests.trainer.test_groups import end
+
+pytestmark = pytest.mark.torch
+
+SHARDED = {
+    **{name: case for name, case in CASES.items() if name != "int8"},
+    "lora": build_case(),
+    "nf4": build_case(quantization="nf4"),
+    "packed": build_case(packing=True, maxLength=128),
+}
+SLICE = ("lora", "nf4", "none")
+"""What is tested each time. All of it is by `make group-methods`."""
+CHOSEN = tuple(SHARDED) if os.environ.get("FINETUNE_GROUP_METHODS") == "all" else SLICE
+FULL = {"sharding": "full"}
+ASKED = {"samples": {"count": 2}, "generation": {"maxNewTokens": 8}}
+
+
+def run(trainers: Trainers, workspace: Path, name: str, case: dict[str, Any], size: int, **changes: Any) -> list[RunningTrainer]:
+    group = start(trainers, workspace, name, case, size, **changes)
+    assert end(group) == [0] * size, "\n".join(process.log for process in group)
+    return group
+
+
+def find_artifact(workspace: Path, name: str) -> Path:
+    return next((workspace / "out" / name).glob("*/metrics.jsonl")).parent
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_halves_learn_what_the_whole_learns(name: str, trainers: Trainers, workspace: Path, tmp_path: Path) -> None:
+    """Loss, gradient norm and held-out loss of each step are those of one process, each process holds half of the base, and what is
+    published is what one process publishes.
+    """
+    case = SHARDED[name]
+    asks = case["objective"] != "reward"
+    whole = start(trainers, workspace, f"whole-{name}", case, 1)
+    halves = start(trainers, workspace, f"halves-{name}", case, 2, training=FULL, **({"evaluation": ASKED} if asks else {}))
+    assert end(whole) == [0], whole[0].log
+    assert end(halves) == [0, 0], "\n".join(process.log for process in halves)
+    curves = []
+    for run_name in (f"whole-{name}", f"halves-{name}"):
+        lines = read_curve(workspace, run_name)
+        curves.append({key: [line[key] for line in lines if key in line] for key in ("loss", "grad_norm", "eval_loss", "num_tokens")})
+    assert len(curves[0]["loss"]) == STEPS
+    for key in curves[0]:
+        assert curves[1][key] == pytest.approx(curves[0][key], rel=1e-4), key
+    for process in halves:
+        loaded, held = (
+            float(found[1])
+            for found in (re.search(r"loaded: \w+, ([\d.]+) MiB", process.log), re.search(r"([\d.]+) MiB in each", process.log))
+            if found
+        )
+        assert held < 0.75 * loaded
+    folders = [find_artifact(workspace, f"{kind}-{name}") for kind in ("halves", "whole")]
+    if asks:
+        answers = json.loads((folders[0] / "evaluation.json").read_text())["samples"]
+        assert all({"before", "after"} <= set(answer) for answer in answers)
+    if asks and case["objective"] == "sft":
+        seen = tmp_path / "seen.json"
+        compared = trainers.call(compare_published, workspace / "model", *folders, seen)
+        assert compared.wait() == 0, compared.log
+        figures = json.loads(seen.read_text())
+        assert figures["difference"] < 0.02 * figures["effect"]
+
+
+@pytest.mark.parametrize("name", ["lora", "none"])
+def test_halves_go_on_as_if_never_stopped(name: str, trainers: Trainers, workspace: Path) -> None:
+    """A checkpoint is whole: two halves go on from it to the same curve, and so does one process that holds all of the model."""
+    changes: dict[str, Any] = {"training": {"maxSteps": 8, "checkpoint": {"everySteps": 2, "keep": 2}, **FULL}}
+    run(trainers, workspace, f"sharded-{name}-whole", SHARDED[name], 2, **changes)
+    run_name = f"sharded-{name}-stopped"
+    group = start(trainers, workspace, run_name, SHARDED[name], 2, **changes)
+    checkpoints = workspace / "out" / run_name / "checkpoints" / f"uid-{run_name}"
+    group[0].wait_for((checkpoints / "step-00000002" / "manifest.json").exists, "checkpoint of step 2")
+    group[1].send(signal.SIGTERM)
+    assert end(group) == [ExitCode.INTERRUPTED] * 2, "\n".join(process.log for process in group)
+    shutil.rmtree(workspace / "work" / run_name)
+    kept = workspace / "out" / f"{run_name}-kept"
+    shutil.copytree(workspace / "out" / run_name, kept)
+    (group_of_two,) = [run(trainers, workspace, run_name, SHARDED[name], 2, **changes)]
+    assert "going on from the checkpoint" in group_of_two[0].log
+    expected = [line["loss"] for line in read_curve(workspace, f"sharded-{name}-whole") if "loss" in line]
+    assert [line["loss"] for line in read_curve(workspace, run_name) if "loss" in line] == expected
+    shutil.rmtree(workspace / "out" / run_name)
+    kept.rename(workspace / "out" / run_name)
+    shutil.rmtree(workspace / "work" / run_name)
+    (alone,) = run(trainers, workspace, run_name, SHARDED[name], 1, **changes)
+    assert "going on from the checkpoint" in alone.log
+    assert [line["loss"] for line in read_curve(workspace, run_name) if "loss" in line] == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_that_is_killed_ends_the_other_uncounted(trainers: Trainers, workspace: Path) -> None:
+    """Whoever waits for the other's half of a layer hears of its end by the group's own beat."""
+    group = start(
+        trainers, workspace, "sharded-killed", SHARDED["lora"], 2, training={"maxSteps": 500, "checkpoint": {"everySteps": 2}, **FULL}
+    )
+    checkpoints = workspace / "out" / "sharded-killed" / "checkpoints" / "uid-sharded-killed"
+    group[0].wait_for((checkpoints / "step-00000002" / "manifest.json").exists, "checkpoint of step 2")
+    group[1].send(signal.SIGKILL)
+    assert group[0].wait() == ExitCode.PEER_LOST, group[0].log
+    assert group[0].summary.outcome == "interrupted"

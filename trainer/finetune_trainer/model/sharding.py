@@ -1,0 +1,155 @@
+"""Dividing a model over the processes of a run (FSDP2), and reading whole what is divided.
+
+Only the base model is divided: it is frozen and large. An adapter is small, so that each process keeps all of it, and everything that
+drives, saves and publishes adapters does so as if nothing were divided. In full fine-tuning all weights are the base model's.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from finetune_api.spec.method import ComputeDtype
+from finetune_trainer.device import Device
+from finetune_trainer.errors import ConfigInvalid
+
+logger = logging.getLogger(__name__)
+
+_HALVES: Final = {"bfloat16": torch.bfloat16}
+
+
+def divide_model(model: Any, base: Iterable[nn.Parameter], device: Device, compute_dtype: ComputeDtype) -> None:  # noqa: ANN401
+    """Divide ``model`` in place: each decoder layer is gathered while it computes; embeddings, head and what is beside the layers, for
+    the whole of a pass. Every process must hold the same model, on the processor or on its own device, and keeps a part on its device.
+
+    :param model: what a step calls: a PEFT model, or the plain one.
+    :param base: the parameters to divide: those of the base model. All others stay whole.
+    :raises ConfigInvalid: its decoder layers can't be told.
+    """
+    layers = find_layers(model)
+    divided = {id(parameter) for parameter in base}
+    whole = [parameter for parameter in model.parameters() if id(parameter) not in divided]
+    target = torch.device(device.kind, device.index) if device.kind == "cuda" else torch.device("cpu")
+    for parameter in whole:
+        parameter.data = parameter.data.to(target)
+        dist.broadcast(parameter.data, src=0)  # as DDP does: an initialisation may differ between machines in its last bits
+    options: dict[str, Any] = {
+        "mesh": init_device_mesh(device.kind, (dist.get_world_size(),)),
+        "reshard_after_forward": True,
+        "ignored_params": set(whole),
+    }
+    if not whole and compute_dtype in _HALVES:
+        # Trained weights are held in 32 bits. Autocast would keep a 16-bit copy of every layer until the end of the pass.
+        options["mp_policy"] = MixedPrecisionPolicy(param_dtype=_HALVES[compute_dtype], reduce_dtype=torch.float32)
+    for layer in layers:
+        fully_shard(layer, **options)
+    fully_shard(model, **options)
+    if hasattr(model, "generate"):
+        register_fsdp_forward_method(model, "generate")
+    held = sum(take_local(parameter).numel() * parameter.element_size() for parameter in model.parameters())
+    logger.info("the model is divided over %d processes, %d layers: %.2f MiB in each", dist.get_world_size(), len(layers), held / 2**20)
+
+
+def find_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the decoder layers of ``model``.
+
+    :raises ConfigInvalid: it has none that transformers marks as such.
+    """
+    found: list[nn.Module] = []
+
+    def descend(module: nn.Module) -> None:
+        for child in module.children():
+            if isinstance(child, GradientCheckpointingLayer):
+                found.append(child)
+            else:
+                descend(child)
+
+    descend(model)
+    if not found:
+        raise ConfigInvalid(
+            "training.sharding: the layers of this model can't be told from the rest, so that it can't be divided; set it to none"
+        )
+    return found
+
+
+def is_divided(model: nn.Module) -> bool:
+    """Whether :func:`divide_model` has divided ``model``."""
+    return isinstance(model, FSDPModule)
+
+
+def take_local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the part of ``tensor`` that this process holds; all of it where it is not divided."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def gather_whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return ``tensor`` whole; one that is divided, on the processor. All processes must ask at the same point."""
+    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+
+
+def divide_like(tensor: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
+    """Return ``tensor``, which is whole in every process, divided as ``example`` is, in its type and on its device."""
+    tensor = tensor.to(device=example.device, dtype=example.dtype)
+    if not isinstance(example, DTensor):
+        return tensor
+    return distribute_tensor(tensor, example.device_mesh, example.placements, src_data_rank=None)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient of the ``parameters``, which are whole in every process, by the mean over the processes, in one exchange.
+
+    A parameter that a process has not used counts as 0 there; one that none has used keeps no gradient.
+    """
+    whole = [parameter for parameter in parameters if parameter.requires_grad and not isinstance(parameter, DTensor)]
+    if not whole:
+        return
+    device = whole[0].device
+    pieces = [
+        torch.zeros(each.numel(), device=device) if each.grad is None else each.grad.detach().reshape(-1).to(torch.float32)
+        for each in whole
+    ]
+    used = torch.tensor([float(each.grad is not None) for each in whole], device=device)
+    flat = torch.cat([*pieces, used])
+    dist.all_reduce(flat)
+    used = flat[-len(whole) :].cpu()
+    flat /= dist.get_world_size()
+    begin = 0
+    for number, each in enumerate(whole):
+        mean = flat[begin : begin + each.numel()]
+        begin += each.numel()
+        if used[number]:
+            mean = mean.view_as(each).to(each.dtype)
+            if each.grad is None:
+                each.grad = mean.clone()
+            else:
+                each.grad.copy_(mean)
+
+
+def gather_optimizer_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an optimizer's state dictionary with every tensor whole, as of a run whose model is not divided."""
+    return {**state, "state": {key: {name: _gather(value) for name, value in each.items()} for key, each in state["state"].items()}}
+
+
+def _gather(value: Any) -> Any:  # noqa: ANN401
+    return gather_whole(value) if isinstance(value, torch.Tensor) else value
+
+
+def divide_optimizer_state(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> dict[str, Any]:
+    """Return the opposite of :func:`gather_optimizer_state`.
+
+    :param parameters: those of the optimizer, in its order.
+    """
+
+    def divide(key: int, value: Any) -> Any:  # noqa: ANN401
+        parameter = parameters[key]
+        fits = isinstance(value, torch.Tensor) and not isinstance(value, DTensor) and value.shape == parameter.shape and value.ndim > 0
+        return divide_like(value, parameter) if fits else value
+
+    return {**state, "state": {key: {name: divide(key, value) for name, value in each.items()} for key, each in state["state"].items()}}
