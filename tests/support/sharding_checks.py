@@ -1,4 +1,7 @@
-"""What a divided model's run published, against what an undivided one did. Functions here run in a process of their own: the tests load no torch."""
+"""What a divided model's run published, against what an undivided one did.
+
+Functions here run in a process of their own: the tests load no torch.
+"""
 
 import json
 from pathlib import Path

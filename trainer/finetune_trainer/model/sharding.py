@@ -53,8 +53,12 @@ def divide_model(model: Any, base: Iterable[nn.Parameter], device: Device, compu
     fully_shard(model, **options)
     if hasattr(model, "generate"):
         register_fsdp_forward_method(model, "generate")
-    held = sum(take_local(parameter).numel() * parameter.element_size() for parameter in model.parameters())
-    logger.info("the model is divided over %d processes, %d layers: %.2f MiB in each", dist.get_world_size(), len(layers), held / 2**20)
+    held, total = (
+        sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        for tensors in (map(take_local, model.parameters()), model.parameters())
+    )
+    parts = f"{held / 2**20:.2f} of {total / 2**20:.2f} MiB"
+    logger.info("the model is divided over %d processes by %d layers: %s in each", dist.get_world_size(), len(layers), parts)
 
 
 def find_layers(model: nn.Module) -> list[nn.Module]:
