@@ -4,6 +4,7 @@ Functions here run in a process of their own: the tests load no torch.
 """
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +34,45 @@ def _compute(folder: Path, base: Path, ids: Any) -> Any:
         model = PeftModel.from_pretrained(model, folder)
     with torch.no_grad():
         return model.eval()(input_ids=ids).logits
+
+
+def count_layers(result: Path) -> None:
+    """Write how many decoder layers are found in each family of models, and how many it has."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from benchmarks.families.catalog import FAMILIES
+    from finetune_trainer.model.sharding import find_layers
+
+    seen = {}
+    for family, (kind, settings) in FAMILIES.items():
+        config = AutoConfig.for_model(kind, vocab_size=64, **settings)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        seen[family] = [len(find_layers(model)), config.num_hidden_layers]
+    result.write_text(json.dumps(seen))
+
+
+def average(rank: int, port: int, result: Path) -> None:
+    """As one of two processes: average the gradients of weights that both, one, or none of them has used, and of one in 16 bits."""
+    import torch
+    import torch.distributed as dist
+
+    from finetune_trainer.model.sharding import average_gradients
+
+    store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 0, timeout=timedelta(seconds=60))  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    both, one, none, half, frozen = (torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(5))
+    half.data = half.data.to(torch.bfloat16)
+    frozen.requires_grad_(requires_grad=False)
+    both.grad = torch.full((2, 3), 1.0 + 2 * rank)
+    half.grad = torch.full((2, 3), 4.0 * rank, dtype=torch.bfloat16)
+    if rank:
+        one.grad = torch.full((2, 3), 5.0)
+    average_gradients([both, one, none, half, frozen])
+    seen = [
+        None if each.grad is None else [str(each.grad.dtype), sorted(set(each.grad.flatten().tolist()))]
+        for each in (both, one, none, half, frozen)
+    ]
+    result.write_text(json.dumps(seen))
+    dist.destroy_process_group()

@@ -210,5 +210,10 @@ def _notes(shape: ModelShape, spec: FineTuneJobSpec) -> tuple[str, ...]:
     if spec.method.adapter.dora:
         notes.append("DoRA's norms of each weight take memory of their own, which is not counted")
     if spec.resources.gpus * spec.resources.nodes > 1:
-        notes.append("counted for one GPU of several: each holds the whole base model")
+        held = (
+            "each holds the whole base model"
+            if spec.training.sharding == "none"
+            else "training.sharding, by which each needs less, is left out"
+        )
+        notes.append(f"counted for one GPU of several: {held}")
     return tuple(notes)

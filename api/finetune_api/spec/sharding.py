@@ -27,6 +27,12 @@ SHARDING_SPEC_RULES: Final = (
         field="method.quantization.computeDtype",
     ),
     Rule(
+        cel=f"{_PLAIN_CEL} || !has(self.method.adapter.targetParameters)",
+        holds=lambda spec: spec.training.sharding == "none" or spec.method.adapter.target_parameters is None,
+        message="can't be used with training.sharding: such an adapter takes the place of the weight that is divided; remove it",
+        field="method.adapter.targetParameters",
+    ),
+    Rule(
         cel=f"{_PLAIN_CEL} || self.method.adapter.type != 'none' || self.training.optimizer in {list(DIVIDED_OPTIMIZERS)}",
         holds=lambda spec: (
             spec.training.sharding == "none" or spec.method.adapter.type != "none" or spec.training.optimizer in DIVIDED_OPTIMIZERS
