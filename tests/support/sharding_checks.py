@@ -46,7 +46,7 @@ def count_layers(result: Path) -> None:
 
     seen = {}
     for family, (kind, settings) in FAMILIES.items():
-        config = AutoConfig.for_model(kind, vocab_size=64, **settings)
+        config = AutoConfig.for_model(kind, vocab_size=64, bos_token_id=None, eos_token_id=None, pad_token_id=None, **settings)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         seen[family] = [len(find_layers(model)), config.num_hidden_layers]

@@ -173,15 +173,16 @@ class AdaptedModel:
         """
         if self.spec.type != "none" or not is_divided(self.model):
             return
-        gathered, seen = {}, {}
+        gathered: dict[str, torch.Tensor] = {}
+        seen: dict[int, torch.Tensor] = {}
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         for name, held in self.model.state_dict().items():
-            source = parameters.get(name, held)
-            if id(source) not in seen:  # tied weights are one
+            key = id(parameters.get(name, held))
+            if key not in seen:  # tied weights are one
                 whole = _halve(gather_whole(held))
-                seen[id(source)] = whole if writes else None
+                seen[key] = whole if writes else torch.empty(0)
             if writes:
-                gathered[name] = seen[id(source)]
+                gathered[name] = seen[key]
         self._gathered = gathered
 
     def publish(self, folder: Path, base_name: str, revision: str | None) -> None:
