@@ -123,6 +123,8 @@ class Metrics(StoredModel):
     """Longest time that a checkpoint took from its beginning to its last byte in the store, in seconds."""
     gpu_memory_peak_bytes: Count | None = None
     """Largest memory that the GPU's allocator has held, in bytes."""
+    gpu_memory_estimate_bytes: Count | None = None
+    """Memory of one GPU that the run needs by the trainer's estimate, from the model's configuration and the settings, in bytes."""
     tasks: Annotated[list[TaskScore], Field(max_length=8)] = Field(default_factory=list)
     """Scores of `evaluation.tasks`."""
     harness: Annotated[list[HarnessScore], Field(max_length=8)] = Field(default_factory=list)

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from finetune_api.artifact import Artifact
 from finetune_api.base import StoredModel, Timestamp
+from finetune_api.cache_usage import ModelCacheStatus
 from finetune_api.defaults import RecordedDefaults
 from finetune_api.progress import DatasetCounts, Metrics, Progress
 from finetune_api.rules import UniqueBy
@@ -144,6 +145,8 @@ class FineTuneJobStatus(StoredModel):
     """When the first pod started to run."""
     completion_time: Timestamp | None = None
     """When the run ended."""
+    model_cache: ModelCacheStatus | None = None
+    """How full the shared cache of base models was when the newest pod looked; absent without one."""
     progress: Progress | None = None
     """How far the run is."""
     metrics: Metrics | None = None

@@ -23,17 +23,24 @@ load_bitsandbytes()
 import bitsandbytes as bnb  # noqa: E402  # after the loader
 import torch  # noqa: E402
 import trl.kernels.chunked_logprob as tiles  # noqa: E402
+from accelerate.utils import convert_outputs_to_fp32  # noqa: E402
 from bitsandbytes.functional import QuantState  # noqa: E402
 from peft import get_peft_model  # noqa: E402
 from torch import nn  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
-from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: E402
+from transformers.cache_utils import DynamicCache  # noqa: E402
+from trl.experimental.gkd import GKDTrainer  # noqa: E402
+from trl.experimental.orpo import ORPOTrainer  # noqa: E402
 from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 
+from finetune_api.estimate.step import build_batch  # noqa: E402
 from finetune_api.spec import FineTuneJobSpec, QuantizationSpec  # noqa: E402
-from finetune_trainer.model.peft_configs import build_lora_config  # noqa: E402
+from finetune_trainer.model.adapted import AdaptedModel  # noqa: E402
+from finetune_trainer.model.adapter import keep_types  # noqa: E402
+from finetune_trainer.model.peft_configs import build_peft_config  # noqa: E402
 
 GRANULE = 512
 """PyTorch's CUDA allocator gives out multiples of so many bytes."""
@@ -78,8 +85,11 @@ class MemoryTracking(TorchDispatchMode):
         self.now -= self._seen.pop(key, 0)
 
 
-def measure(config: dict[str, Any], spec: FineTuneJobSpec) -> Measured:
-    """Run one step of ``spec`` on a model of ``config`` (a ``config.json``) without its weights."""
+def measure(config: dict[str, Any], spec: FineTuneJobSpec, teacher: dict[str, Any] | None = None) -> Measured:
+    """Run one step of ``spec`` on a model of ``config`` (a ``config.json``) without its weights.
+
+    :param teacher: the teacher's configuration, for the objective ``distill``.
+    """
     tracking = MemoryTracking()
     dtype = _DTYPES[spec.method.quantization.compute_dtype]
     with ExitStack() as stack:
@@ -88,46 +98,157 @@ def measure(config: dict[str, Any], spec: FineTuneJobSpec) -> Measured:
         stack.enter_context(_as_on_a_gpu())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(tracking)
-        kind = config["model_type"]
-        settings = AutoConfig.for_model(kind, **{key: value for key, value in config.items() if key != "model_type"})
-        model: Any = AutoModelForCausalLM.from_config(settings, dtype=dtype, attn_implementation="sdpa")
-        model.config.use_cache = False
-        quantised = spec.method.quantization.type != "none"
-        if quantised:
-            _quantise(model, spec.method.quantization, dtype)
-        model.requires_grad_(requires_grad=False)
-        add_fused_lm_head(model)
-        model = _add_adapter(model, spec, dtype if quantised else torch.float32, quantised=quantised)
+        whole = spec.method.adapter.type == "none"
+        model = _build_model(config, spec, torch.float32 if whole else dtype)
+        taught = _build_model(teacher, spec, dtype) if teacher is not None else None
+        add_fused_lm_head(model) if spec.method.objective != "reward" else None
+        if whole:
+            model.requires_grad_(requires_grad=True)
+        else:
+            model = _add_adapter(model, spec, dtype)
         if spec.training.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.enable_input_require_grads()
+            if not whole:
+                model.enable_input_require_grads()
         model.train()
         gc.collect()
         held = tracking.peak = tracking.now
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         states = [torch.empty(_state_bytes(parameter, spec.training.optimizer), dtype=torch.uint8) for parameter in trained]
+        step = _Step(model, spec, dtype, taught)
         # With several micro-batches, the gradients of the first are there during the second.
         for _ in range(min(2, spec.training.gradient_accumulation_steps)):
-            _step(model, spec, dtype)
+            step.run()
         gradients = sum(parameter.grad is not None for parameter in trained)
-        assert gradients == len(trained), "a part of the adapter got no gradient"
+        assert gradients == len(trained), "a part of what is trained got no gradient"
+        if spec.method.objective == "grpo":
+            step.answer()
         del states
     return Measured(held, tracking.peak)
 
 
-def _step(model: Any, spec: FineTuneJobSpec, dtype: torch.dtype) -> None:
-    training = spec.training
-    batch, length = training.per_device_batch_size, training.max_length
-    rows = (1, batch * length) if training.packing else (batch, length)
-    tokens = torch.zeros(rows, dtype=torch.long)
-    inputs: dict[str, Any] = {"input_ids": tokens, "labels": tokens}
-    if training.packing:
-        inputs["position_ids"] = torch.arange(length).repeat(1, batch)
-    else:
-        inputs["attention_mask"] = torch.ones(rows, dtype=torch.long)
-    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-        loss = model(**inputs, fused_lm_head=True).loss
-    loss.backward()
+def _build_model(config: dict[str, Any], spec: FineTuneJobSpec, dtype: torch.dtype) -> Any:
+    kind = config["model_type"]
+    others = {"num_labels": 1, "pad_token_id": 0} if spec.method.objective == "reward" else {}
+    settings = AutoConfig.for_model(kind, **{key: value for key, value in (config | others).items() if key != "model_type"})
+    made = AutoModelForSequenceClassification if others else AutoModelForCausalLM
+    model: Any = made.from_config(settings, dtype=dtype, attn_implementation="sdpa")
+    model.config.use_cache = False
+    if spec.method.quantization.type != "none":
+        _quantise(model, spec.method.quantization, dtype)
+    model.requires_grad_(requires_grad=False)
+    return model
+
+
+class _Learnt:
+    """Labels of which every one is learnt: which they are can't be asked of tensors without contents."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self._where = (torch.arange(rows).repeat_interleave(columns), torch.arange(columns).repeat(rows))
+
+    def __ne__(self, other: object) -> Any:
+        """Return the places of all labels, in the place of those that are not ``other``."""
+        return self._where
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Step:
+    """One pass forwards and backwards, as the objective's trainer does it."""
+
+    def __init__(self, model: Any, spec: FineTuneJobSpec, dtype: torch.dtype, teacher: Any) -> None:
+        self._model, self._spec, self._dtype = model, spec, dtype
+        self._forward = convert_outputs_to_fp32(self._cast(model))
+        self._teach = convert_outputs_to_fp32(self._cast(teacher)) if teacher is not None else None
+        self._adapted = AdaptedModel(model, spec.method.adapter)
+
+    def _cast(self, model: Any) -> Any:
+        def forward(**inputs: Any) -> Any:
+            with torch.autocast("cpu", dtype=self._dtype, enabled=self._dtype != torch.float32):
+                return model(**inputs)
+
+        return forward
+
+    def run(self) -> None:
+        """Add the gradients of a micro-batch."""
+        loss = self._compute_loss()
+        extra = self._adapted.compute_extra_loss()
+        (loss if extra is None else loss + extra).backward()
+
+    def _compute_loss(self) -> Any:
+        spec, batch = self._spec, build_batch(self._spec)
+        length = batch.length - (spec.method.adapter.resolved_virtual_tokens if spec.method.adapter.type != "prefix-tuning" else 0)
+        tokens = torch.zeros((batch.rows, length), dtype=torch.long)
+        inputs: dict[str, Any] = {"input_ids": tokens}
+        if batch.rows == 1 and spec.training.packing:
+            of_each = spec.training.max_length
+            inputs["position_ids"] = torch.arange(of_each).repeat(1, length // of_each)
+        else:
+            inputs["attention_mask"] = torch.ones((batch.rows, length), dtype=torch.long)
+        match spec.method.objective:
+            case "reward":
+                chosen, rejected = self._forward(**inputs).logits.squeeze(-1).chunk(2)
+                return -nn.functional.logsigmoid(chosen - rejected).mean()
+            case "orpo":
+                return self._compute_orpo(tokens, inputs["attention_mask"])
+            case "distill":
+                student = self._forward(**inputs).logits[:, -length:-1, :]
+                with torch.no_grad():
+                    teacher = self._teach(**inputs).logits[:, :-1, :].to(student.dtype)  # type: ignore[misc]
+                labels = _Learnt(batch.rows, length - 1)
+                return GKDTrainer.generalized_jsd_loss(student.float(), teacher.float(), labels, 0.0, 1.0, num_items_in_batch=length)
+            case "dpo":
+                own = self._forward(**inputs, labels=tokens, fused_lm_head=True).log_probs.sum(dim=1)
+                with torch.no_grad(), self._model.disable_adapter():
+                    theirs = self._forward(**inputs, labels=tokens, fused_lm_head=True).log_probs.sum(dim=1)
+                chosen, rejected = (own - theirs).chunk(2)
+                return -nn.functional.logsigmoid(chosen - rejected).mean()
+            case "kto":
+                with torch.no_grad():
+                    neighbours = self._forward(**inputs, labels=tokens, fused_lm_head=True).log_probs.sum(dim=1)
+                own = self._forward(**inputs, labels=tokens, fused_lm_head=True).log_probs.sum(dim=1)
+                with torch.no_grad(), self._model.disable_adapter():
+                    theirs = self._forward(**inputs, labels=tokens, fused_lm_head=True).log_probs.sum(dim=1)
+                return (1 - torch.sigmoid(own - theirs - neighbours.mean())).mean()
+            case "grpo":
+                own = self._forward(**inputs, labels=tokens, fused_lm_head=True).log_probs
+                return -torch.exp(own - own.detach()).mean()
+        return self._forward(**inputs, labels=tokens, fused_lm_head=True).loss
+
+    def _compute_orpo(self, tokens: torch.Tensor, mask: torch.Tensor) -> Any:
+        trainer: Any = ORPOTrainer.__new__(ORPOTrainer)
+        trainer.is_encoder_decoder = trainer.aux_loss_enabled = False
+        trainer.padding_value, trainer.beta, trainer.accelerator = 0, 0.1, mock.Mock(device="cpu")
+        half = len(tokens) // 2
+        batch = {}
+        for name in ("chosen", "rejected"):
+            batch |= {f"{name}_input_ids": tokens[:half], f"{name}_attention_mask": mask[:half], f"{name}_labels": tokens[:half]}
+
+        def forward(input_ids: Any, **others: Any) -> Any:
+            return self._forward(input_ids=input_ids, **others)
+
+        chosen, rejected, _, _, likelihood = trainer.concatenated_forward(forward, batch)
+        losses, *_ = trainer.odds_ratio_loss(chosen, rejected)
+        return likelihood - losses.mean()
+
+    def answer(self) -> None:
+        """Read the prompts of a step's answers and write one token more, with the keys and values of whole answers."""
+        training, grpo = self._spec.training, self._spec.method.grpo
+        assert grpo is not None
+        rows = training.per_device_batch_size * training.gradient_accumulation_steps
+        prompt = training.max_length - grpo.max_completion_length
+        self._model.eval()
+        with torch.no_grad():
+            cache = DynamicCache(config=self._model.config)
+            output = self._forward(
+                input_ids=torch.zeros((rows, prompt), dtype=torch.long), past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
+            del output
+            for layer in cache.layers:
+                room = (*layer.keys.shape[:2], training.max_length - 1, layer.keys.shape[3])
+                layer.keys, layer.values = torch.empty(room, dtype=self._dtype), torch.empty(room, dtype=self._dtype)
+            self._forward(input_ids=torch.zeros((rows, 1), dtype=torch.long), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self._model.train()
 
 
 def _do_nothing(*_: Any, **__: Any) -> None:
@@ -144,13 +265,16 @@ def _as_on_a_gpu() -> Iterator[None]:
         stack.enter_context(mock.patch.object(nn.functional, "dropout", dropout))
         for name in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
             stack.enter_context(mock.patch.object(tiles, name, _do_nothing))
+        # PEFT asks without naming a device, which means CUDA.
+        asked = torch.is_autocast_enabled
+        stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", lambda device="cpu": asked(device)))
         yield
 
 
 def _quantise(model: Any, spec: QuantizationSpec, dtype: torch.dtype) -> None:
     """Replace every linear layer but the head by a 4-bit one with packed weights, as bitsandbytes leaves them after loading."""
     assert spec.type in ("nf4", "fp4"), f"{spec.type} can't be measured without a GPU"
-    head = model.get_output_embeddings()
+    head = getattr(model, "score", None) or model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child is not head:
@@ -186,28 +310,33 @@ def _pack(linear: nn.Linear, spec: QuantizationSpec, dtype: torch.dtype) -> Any:
     return packed
 
 
-def _add_adapter(model: Any, spec: FineTuneJobSpec, dtype: torch.dtype, *, quantised: bool) -> Any:
+def _add_adapter(model: Any, spec: FineTuneJobSpec, dtype: torch.dtype) -> Any:
+    quantised, adapter = spec.method.quantization.type != "none", spec.method.adapter
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(dtype if quantised and adapter.type == "lora" else torch.float32)
     try:
         # Fake tensors can't be moved in place; everything is made where and as it is wanted instead.
         with (
             mock.patch.object(nn.Module, "to", lambda self, *_, **__: self),
             mock.patch("peft.tuners.tuners_utils.BaseTunerLayer._move_adapter_to_device_of_base_layer", _do_nothing),
         ):
-            return get_peft_model(
-                model,
-                build_lora_config(spec.method.adapter, spec.method.adapter.resolved_target_modules),
-                autocast_adapter_dtype=not quantised,
-            )
+            config = build_peft_config(adapter, model, scores=spec.method.objective == "reward")
+            adapted = get_peft_model(model, config, autocast_adapter_dtype=not quantised)
     finally:
         torch.set_default_dtype(before)
+    for name, parameter in adapted.named_parameters():
+        if ".ranknum." in name:
+            parameter.requires_grad = False
+    keep_types(adapted)
+    return adapted
 
 
 def _state_bytes(parameter: Any, optimizer: str) -> int:
-    """Return the bytes of an optimizer's states of one tensor, as bitsandbytes and torch make them."""
+    """Return the bytes of an optimizer's states of one tensor, as bitsandbytes, transformers and torch make them."""
     count = parameter.numel()
-    moments = 1 if "lion" in optimizer else 2
+    moments = 0 if optimizer == "sgd" else 1 if "lion" in optimizer else 2
+    if optimizer == "adafactor":
+        return 4 * (sum(parameter.shape) if parameter.ndim > 1 else count)
     if "8bit" in optimizer:
         return moments * (count + 4 * -(-count // 256) if count >= 4096 else 4 * count)
     return moments * count * (4 if "32bit" in optimizer else parameter.element_size())

@@ -4,9 +4,9 @@ import copy
 import math
 from typing import Any
 
-from finetune_api.estimate import compute_estimate, read_shape
+from finetune_api.estimate import compute_estimate
 from finetune_api.resource import parse_manifest
-from finetune_cli.model_config import read_model_config
+from finetune_cli.model_shapes import read_shapes
 
 
 def build_fitted(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -21,7 +21,8 @@ def build_fitted(manifest: dict[str, Any]) -> dict[str, Any]:
     resources = spec.resources
     if not resources.gpus or resources.min_gpu_memory is not None or resources.gpu_claim_template is not None:
         return manifest
-    needed = compute_estimate(read_shape(read_model_config(spec.model, None)), spec).total_bytes
+    shape, teacher = read_shapes(spec)
+    needed = compute_estimate(shape, spec, teacher).total_bytes
     fitted = copy.deepcopy(manifest)
     fitted["spec"]["resources"] = {**(fitted["spec"].get("resources") or {}), "minGpuMemory": f"{math.ceil(needed / 2**20)}Mi"}
     return fitted

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune_api.quantity import parse_quantity
+from finetune_api.status import ConditionType
 from finetune_cli.curve import render_plot
 from finetune_cli.next_steps import build_next_steps
 from finetune_cli.tables import build_event_table, count_gpus, show_phase
@@ -25,6 +26,9 @@ def build_run_view(run: Run, events: Sequence[RunEvent], now: datetime, width: i
     parts: list[RenderableType] = [_heading(run, now)]
     if run.message:
         parts.append(Text(printable(run.message), style="red" if run.phase == "Failed" else ""))
+    accepted = run.condition(ConditionType.ACCEPTED)
+    if accepted is not None and accepted.status == "True" and accepted.message and not run.finished:
+        parts.append(Text(printable(accepted.message), style="dim"))
     parts += [Text(), _progress(run, width - 4), Text(), _figures(run, now, max(1, min(3, (width - 4) // 27)))]
     history = run.status.metrics.history if run.status.metrics else []
     if len(history) > 1:
@@ -93,6 +97,7 @@ def _figures(run: Run, now: datetime, columns: int) -> RenderableType:
         ("GPUs", str(count_gpus(run))),
         ("node", status.pod.node_name or "" if status.pod else ""),
         ("ran for", _ran_for(run, now)),
+        ("model cache", _model_cache(run)),
     ]
     known = [(name, value) for name, value in cells if value]
     grid = Table.grid(padding=(0, 3, 0, 0))
@@ -102,6 +107,13 @@ def _figures(run: Run, now: datetime, columns: int) -> RenderableType:
         row = known[start : start + columns]
         grid.add_row(*(Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in row))
     return grid
+
+
+def _model_cache(run: Run) -> str:
+    cache = run.status.model_cache
+    if cache is None:
+        return ""
+    return f"{cache.models} models, {say_bytes(cache.used_bytes)}; {say_bytes(cache.free_bytes)} free of {say_bytes(cache.total_bytes)}"
 
 
 def _asked_memory(run: Run) -> str:

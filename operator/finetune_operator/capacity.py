@@ -34,11 +34,57 @@ class Request:
 
     resources: ResourcesSpec
     node_selector: Mapping[str, str]
+    needed_bytes: int | None = None
+    """Memory of one GPU that the run is estimated to need, where that is known. It places no pod: only `resources.minGpuMemory` does."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargestGpu:
+    """The GPU of the cluster with the most memory, of those that a run may have."""
+
+    size_bytes: int
+    words: str
+    """`nvidia.com/gpu of the cluster (NVIDIA-L4)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the cluster's nodes, empty ones, mean for a run."""
+
+    misfit: str | None = None
+    """Why no node could take a pod of the run."""
+    too_small: LargestGpu | None = None
+    """The largest GPU, where it has less memory than the run is estimated to need."""
 
 
 def project_node(node: Mapping[str, Any]) -> NodeCapacity:
     """Return what is kept of a Node."""
     return NodeCapacity(node["metadata"].get("labels") or {}, node.get("status", {}).get("allocatable") or {})
+
+
+def compute_verdict(request: Request, nodes: Sequence[NodeCapacity]) -> Verdict:
+    """Return what ``nodes`` mean for a run."""
+    return Verdict(compute_misfit(request, nodes), _find_too_small(request, nodes))
+
+
+def _find_too_small(request: Request, nodes: Sequence[NodeCapacity]) -> LargestGpu | None:
+    resource, left = _device_of(request), list(nodes)
+    if resource is None or request.needed_bytes is None:
+        return None
+    for narrow in (_by_selector, _by_gpu, _by_product):
+        left, _ = narrow(request, left)
+    known = [(memory, node) for node in left if (memory := node.gpu_mebibytes(resource)) is not None]
+    if not known or len(known) < len(left):
+        return None  # one without the label may be the largest of all
+    memory, node = max(known, key=lambda pair: pair[0])
+    if memory * 2**20 >= request.needed_bytes:
+        return None
+    return LargestGpu(memory * 2**20, _name_gpu(resource, node))
+
+
+def _name_gpu(resource: str, node: NodeCapacity) -> str:
+    product = node.labels.get(product_label(resource))
+    return f"{resource} of the cluster" + (f" ({product})" if product else "")
 
 
 def compute_misfit(request: Request, nodes: Sequence[NodeCapacity]) -> str | None:
@@ -98,10 +144,8 @@ def _by_gpu_memory(request: Request, nodes: list[NodeCapacity]) -> Narrowed:
     if not known:
         return kept, f"no node has the label {memory_label(resource)} for resources.minGpuMemory, which GPU feature discovery sets"
     memory, largest = max(known, key=lambda pair: pair[0])
-    product = largest.labels.get(product_label(resource))
-    which = f"the largest {resource} of the cluster" + (f" ({product})" if product else "")
-    need = say_gibibytes(parse_quantity(wanted))
-    return kept, f"{which} has {say_gibibytes(memory * 2**20)} of memory, the run needs {need} (resources.minGpuMemory)"
+    there = f"the largest {_name_gpu(resource, largest)} has {say_gibibytes(memory * 2**20)} of memory"
+    return kept, f"{there}, the run needs {say_gibibytes(parse_quantity(wanted))} (resources.minGpuMemory)"
 
 
 def _by_gpu_count(request: Request, nodes: list[NodeCapacity]) -> Narrowed:

@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from finetune_operator.capacity import NodeCapacity, Request, compute_misfit, project_node
+from finetune_operator.capacity import NodeCapacity, Request, Verdict, compute_verdict, project_node
 from finetune_operator.kube.client import NODES, ApiError, KubeClient
 
 EVERY_SECONDS: Final = 30.0
 """Time between two looks while runs wait."""
+
+_UNSURE: Final = Verdict(misfit="?")
+"""Stands for words that still say what an older look has found: whatever the next look finds is news."""
 
 log = logging.getLogger(__name__)
 
@@ -42,27 +45,32 @@ class NodeBook:
         self._clock = clock
         self._nodes: tuple[NodeCapacity, ...] = ()
         self._seen = -float("inf")
-        self._asked: dict[str, tuple[str, str | None]] = {}
-        """By run: the key of its request, and what was answered."""
+        self._asked: dict[str, tuple[str, Verdict, bool]] = {}
+        """By run: the key of its request, what is being said of it, and whether one look is enough for it."""
         self._requests: dict[str, Request] = {}
         """By key. Thousands of runs ask for the same few things."""
-        self._answers: dict[str, str | None] = {}
+        self._answers: dict[str, Verdict] = {}
         self._wanted = asyncio.Event()
         self._complained = ""
 
-    def judge(self, uid: str, request: Request) -> str | None:
-        """Return why no node could take a pod of the run, None where one could or that is not known; a look follows where it is old."""
+    def judge(self, uid: str, request: Request, *, says_more: bool = False, once: bool = False) -> Verdict | None:
+        """Return what the nodes mean for the run, None where that is not known; a look follows where what is known is old.
+
+        :param says_more: an older look's words about the run still stand.
+        :param once: it has its place already; one look is enough.
+        """
         if not self._enabled:
             return None
-        key = f"{request.resources.model_dump_json()}{sorted(request.node_selector.items())}"
+        key = f"{request.resources.model_dump_json()}{sorted(request.node_selector.items())}{request.needed_bytes}"
         self._requests[key] = request
         answer = None
         if self._clock() - self._seen <= 2 * self._every_seconds:
             if key not in self._answers:
-                self._answers[key] = compute_misfit(request, self._nodes)
+                self._answers[key] = compute_verdict(request, self._nodes)
             answer = self._answers[key]
-        self._asked[uid] = (key, answer)
-        self._wanted.set()
+        if answer is None or not once:
+            self._asked[uid] = (key, answer or (_UNSURE if says_more else Verdict()), once)
+            self._wanted.set()
         return answer
 
     async def follow_forever(self) -> None:
@@ -85,7 +93,7 @@ class NodeBook:
 
         :raises ApiError: the API server gave no good answer.
         """
-        self._asked = {uid: asked for uid, asked in self._asked.items() if self._waits(uid)}
+        self._asked = {uid: asked for uid, asked in self._asked.items() if asked[2] or self._waits(uid)}
         if not self._asked:
             return
         # Version 0: from the API server's own cache, without a read of etcd.
@@ -93,10 +101,12 @@ class NodeBook:
         self._nodes = tuple(project_node(node) for node in listing.items)
         self._seen = self._clock()
         self._complained = ""
-        keys = {key for key, _ in self._asked.values()}
+        keys = {key for key, _, _ in self._asked.values()}
         self._requests = {key: self._requests[key] for key in keys}
-        self._answers = {key: compute_misfit(request, self._nodes) for key, request in self._requests.items()}
-        for uid, (key, told) in self._asked.items():
+        self._answers = {key: compute_verdict(request, self._nodes) for key, request in self._requests.items()}
+        asked = self._asked
+        self._asked = {uid: each for uid, each in asked.items() if not each[2]}
+        for uid, (key, told, _) in asked.items():
             if self._answers[key] != told:
                 self._on_change(uid)
 

@@ -8,6 +8,7 @@ from finetune_api.reasons import Reason
 from finetune_api.report import JobReference
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
+from finetune_operator.memory import MemoryNeed
 from finetune_operator.objects import Object
 
 
@@ -69,5 +70,11 @@ class Observation:
     """What the platform gives the run: as recorded, or what is to be recorded with its first claim. ``spec`` has it in it."""
     misfit: str | None = None
     """Why no node of the cluster could take the run's pod; None where one could, where the pod has one, and where that is not known."""
+    need: MemoryNeed | None = None
+    """What the run is estimated to need of a GPU, where that is known."""
+    shortage: str | None = None
+    """That no GPU of the cluster has so much, and what would help; None where one has."""
+    nodes_known: bool = False
+    """The nodes were looked at for ``misfit`` and ``shortage``. Otherwise what was said of them before still stands."""
     simulated_gpus: bool = False
     """The cluster advertises GPUs that it doesn't have."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -11,12 +12,13 @@ from finetune_api.names import LABEL_ATTEMPT, LABEL_QUEUE_NAME
 from finetune_api.report import JobReference
 from finetune_api.resource import SpecInvalid, parse_spec
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.status import FineTuneJobStatus
-from finetune_operator.capacity import Request
+from finetune_api.status import ConditionType, FineTuneJobStatus
+from finetune_operator.capacity import Request, Verdict
 from finetune_operator.desired.grace import compute_grace_seconds
 from finetune_operator.desired.job import queue_of
 from finetune_operator.kube.store import Store
 from finetune_operator.kueue.workloads import WorkloadBook
+from finetune_operator.memory import MemoryNeed, compute_need, describe_shortage
 from finetune_operator.nodes import NodeBook
 from finetune_operator.objects import Object, controller_uid_of, is_over, label_of, name_of, namespace_of, parse_time, uid_of
 from finetune_operator.observation import Observation, Refusal
@@ -56,6 +58,10 @@ class Observer:
         self._grace_seconds = grace_seconds
         self._simulated_gpus = simulated_gpus
         self._specs: OrderedDict[str, tuple[int, Parsed]] = OrderedDict()
+        self._needs: OrderedDict[str, tuple[tuple[int, int | None], MemoryNeed | None]] = OrderedDict()
+        self._judged: OrderedDict[str, int] = OrderedDict()
+        """By run: the generation that was held against the nodes."""
+        self._shortages: OrderedDict[str, tuple[tuple[int, int, int], str]] = OrderedDict()
 
     def observe(self, uid: str, refusal: Refusal | None = None) -> Observation | None:
         """Return what is known of the FineTuneJob with this UID, or None where it doesn't exist any more."""
@@ -63,6 +69,9 @@ class Observer:
         if body is None:
             self._specs.pop(uid, None)
             self._completed.pop(uid, None)
+            self._needs.pop(uid, None)
+            self._shortages.pop(uid, None)
+            self._judged.pop(uid, None)
             return None
         metadata = body["metadata"]
         namespace = namespace_of(body)
@@ -76,6 +85,8 @@ class Observer:
             defaults = self._defaults.of(namespace)
         if spec is not None and defaults is not None:
             spec = self._complete(uid, (metadata["generation"], status.defaults is not None), spec, defaults)
+        need = self._need_of(uid, metadata["generation"], spec, status)
+        verdict = self._judge(uid, metadata["generation"], spec, status, pods, need)
         return Observation(
             ref=JobReference(namespace=namespace, name=name_of(body), uid=uid),
             generation=metadata["generation"],
@@ -100,7 +111,10 @@ class Observer:
             created=parse_time(metadata.get("creationTimestamp")),
             refusal=refusal,
             defaults=defaults,
-            misfit=self._judge(uid, spec, status, pods),
+            misfit=verdict.misfit if verdict is not None else None,
+            need=need,
+            shortage=self._describe_shortage(uid, metadata["generation"], spec, need, verdict),
+            nodes_known=verdict is not None,
             is_new=self._store.is_born_since(uid),
             simulated_gpus=self._simulated_gpus,
         )
@@ -119,13 +133,57 @@ class Observer:
         pods = [pod for pod in self._store.pods_of(uid) if controller_uid_of(pod) == uid_of(job)]
         return tuple(sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], name_of(pod))))
 
-    def _judge(self, uid: str, spec: FineTuneJobSpec | None, status: FineTuneJobStatus, pods: tuple[Object, ...]) -> str | None:
-        """Return why no node could take the run, where it still needs one."""
+    def _need_of(self, uid: str, generation: int, spec: FineTuneJobSpec | None, status: FineTuneJobStatus) -> MemoryNeed | None:
+        """Return what the run needs of a GPU. Estimated once for each version of a run: it is read far more often."""
+        if spec is None or self._simulated_gpus:
+            return None
+        key = (generation, status.metrics.gpu_memory_estimate_bytes if status.metrics is not None else None)
+        known = self._needs.get(uid)
+        if known is None or known[0] != key:
+            known = self._needs[uid] = (key, compute_need(spec, status.metrics))
+            if len(self._needs) > SPECS_KEPT:
+                self._needs.popitem(last=False)
+        return known[1]
+
+    def _describe_shortage(
+        self, uid: str, generation: int, spec: FineTuneJobSpec | None, need: MemoryNeed | None, verdict: Verdict | None
+    ) -> str | None:
+        if spec is None or need is None or verdict is None or verdict.too_small is None:
+            return None
+        largest = verdict.too_small
+        key = (generation, need.size_bytes, largest.size_bytes)
+        known = self._shortages.get(uid)
+        if known is None or known[0] != key:
+            known = self._shortages[uid] = (key, describe_shortage(spec, largest))
+            if len(self._shortages) > SPECS_KEPT:
+                self._shortages.popitem(last=False)
+        return known[1]
+
+    def _judge(
+        self,
+        uid: str,
+        generation: int,
+        spec: FineTuneJobSpec | None,
+        status: FineTuneJobStatus,
+        pods: tuple[Object, ...],
+        need: MemoryNeed | None,
+    ) -> Verdict | None:
+        """Return what the nodes mean for the run: as long as it needs one, and once where it is known what memory it needs."""
         if self._nodes is None or spec is None or (status.phase is not None and status.phase.is_terminal):
             return None
-        if spec.suspend or any(pod["spec"].get("nodeName") and not is_over(pod) for pod in pods):
+        settled = spec.suspend or any(pod["spec"].get("nodeName") and not is_over(pod) for pod in pods)
+        if settled and (need is None or self._judged.get(uid) == generation):
             return None
-        return self._nodes.judge(uid, Request(spec.resources, spec.pod.node_selector))
+        request = Request(spec.resources, spec.pod.node_selector, need.size_bytes if need is not None else None)
+        said = next((each.message for each in status.conditions if each.type == ConditionType.ACCEPTED), "")
+        says_more = need is not None and said not in ("", need.words)
+        verdict = self._nodes.judge(uid, request, says_more=says_more, once=settled)
+        if verdict is None:
+            return None
+        self._judged[uid] = generation
+        if len(self._judged) > SPECS_KEPT:
+            self._judged.popitem(last=False)
+        return replace(verdict, misfit=None) if settled else verdict
 
     def _leftovers_of(self, uid: str, namespace: str, job: Object | None) -> tuple[Object, ...]:
         """Return what may still train for the run beside ``job``. Here the label decides: the Job that vouched for a pod may be gone."""

@@ -1,5 +1,6 @@
 """What a tenant may try in order to get out of its namespace, and what stops it."""
 
+import json
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,6 +56,21 @@ def _sweep(what: str, by: str, says: str, spec: Manifest) -> Attempt:
     return Attempt(what, "alice", ("create", "--filename=-", "--validate=strict"), by, says, manifest)
 
 
+def _later(what: str, says: str, spec: Manifest) -> Attempt:
+    patch = json.dumps({"spec": spec}, separators=(",", ":"))
+    words = ("--namespace", "team-a", "patch", "ftj", "there", "--type=merge", f"--patch={patch}")
+    return Attempt(what, "alice", words, LIMITS, says)
+
+
+def _teach(teacher: Manifest) -> Manifest:
+    return {"method": {"objective": "distill", "distill": {"teacher": teacher}}}
+
+
+def _track(url: str) -> Manifest:
+    return {"tracking": [{"type": "mlflow", "url": url}]}
+
+
+_HARNESS: Final[dict[str, Any]] = {"name": "x", "uri": "s3://team-a/x.yaml"}
 _OWNER: Final[dict[str, Any]] = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "name": "there", "uid": "12345678-uid"}
 _STATUS: Final = '--patch={"status":{"phase":"Succeeded"}}'
 
@@ -94,9 +110,43 @@ ATTEMPTS: Final = (
     _spec("another tenant's bucket", LIMITS, "prefix", {"output": {"uri": "s3://team-b/adapters/x"}}),
     _spec("a bucket whose name begins alike", LIMITS, "prefix", {"output": {"uri": "s3://team-a-and-more/x"}}),
     _spec("a model from elsewhere", LIMITS, "prefix", {"model": {"uri": "s3://team-b/model"}}),
+    _spec("another tenant's bucket as a teacher", LIMITS, "prefix", _teach({"uri": "s3://team-b/model"})),
+    _spec("another tenant's bucket as a task", LIMITS, "prefix", {"evaluation": {"tasks": [{"name": "x", "uri": "s3://team-b/x.jsonl"}]}}),
+    _spec(
+        "another tenant's bucket as a benchmark", LIMITS, "prefix", {"evaluation": {"harness": [_HARNESS | {"uri": "s3://team-b/x.yaml"}]}}
+    ),
+    _spec(
+        "another tenant's bucket as a benchmark's data",
+        LIMITS,
+        "prefix",
+        {"evaluation": {"harness": [_HARNESS | {"datasetUri": "s3://team-b/x.jsonl"}]}},
+    ),
+    _spec("a registry of others to push to", LIMITS, "prefix", {"output": {"push": [{"uri": "oci://registry.example.com/team-b/x"}]}}),
+    _spec(
+        "the metadata service as a teacher's store",
+        LIMITS,
+        "endpointUrl",
+        _teach({"uri": "s3://team-a/model", "endpointUrl": "http://metadata.google.internal"}),
+    ),
+    _spec(
+        "the metadata service as a benchmark's store",
+        LIMITS,
+        "endpointUrl",
+        {"evaluation": {"harness": [_HARNESS | {"endpointUrl": "http://metadata.google.internal"}]}},
+    ),
+    _spec("the metadata service as a tracker", LIMITS, "tracking.url", _track("http://metadata.google.internal")),
+    _spec("the API server as a tracker", LIMITS, "tracking.url", _track("https://kubernetes.default.svc")),
+    _spec("more GPUs than the namespace may have", LIMITS, "at most 1 GPUs", {"resources": {"gpus": 2}}),
+    _spec("the same by several nodes", LIMITS, "at most 1 GPUs", {"resources": {"gpus": 1, "nodes": 2}}),
+    _sweep("the same by a sweep", LIMITS, "at most 1 GPUs", {"resources": {"gpus": 2}}),
     _spec("another tenant's queue", LIMITS, "queueName", {"scheduling": {"queueName": "team-b"}}),
     _spec("a priority of the system", LIMITS, "priorityClassName", {"scheduling": {"priorityClassName": "system-node-critical"}}),
     _spec("a priority of others", LIMITS, "priorityClassName", {"scheduling": {"priorityClassName": "production"}}),
+    _spec(
+        "a priority of others in the queue", LIMITS, "workloadPriorityClassName", {"scheduling": {"workloadPriorityClassName": "urgent"}}
+    ),
+    _later("a priority of others, taken afterwards", "priorityClassName", {"scheduling": {"priorityClassName": "production"}}),
+    _later("the same in the queue", "workloadPriorityClassName", {"scheduling": {"workloadPriorityClassName": "urgent"}}),
     _sweep("another tenant's queue, by a sweep", LIMITS, "queueName", {"scheduling": {"queueName": "team-b"}}),
     _sweep("another tenant's bucket, by a sweep", LIMITS, "prefix", {"output": {"uri": "s3://team-b/x"}}),
     _spec("a volume of the node", SCHEMA, _UNKNOWN, {"pod": {"volumes": [{"name": "x", "hostPath": {"path": "/"}}]}}),

@@ -120,6 +120,9 @@ class KueueStandIn:
 
     def _reconcile(self, job: Object, workload: Object, others: dict[str, tuple[Object | None, Object]]) -> None:
         uid = workload["metadata"]["uid"]
+        wanted = job["metadata"]["labels"][f"{GROUP}/queue-name"]
+        if uid not in self._admitted_anywhere() and workload["spec"]["queueName"] != wanted:
+            self._move(workload, wanted)
         queue = self._queues.get((job["metadata"]["namespace"], workload["spec"]["queueName"]))
         if any(each["type"] in ("Complete", "Failed") and each["status"] == "True" for each in job["status"].get("conditions", ())):
             if queue is not None:
@@ -148,6 +151,15 @@ class KueueStandIn:
             self._admit(workload, queue)
         else:
             self._wait(workload, queue, others)
+
+    def _admitted_anywhere(self) -> set[str]:
+        return {uid for queue in self._queues.values() for uid in queue.admitted}
+
+    def _move(self, workload: Object, queue: str) -> None:
+        """Follow the Job's label, which may change while it is suspended."""
+        metadata = workload["metadata"]
+        patch = {"metadata": {"uid": metadata["uid"]}, "spec": {"queueName": queue}}
+        workload |= self._client.request("PATCH", f"{_path(metadata['namespace'])}/{metadata['name']}", patch, _MERGE)
 
     def _admit(self, workload: Object, queue: _Queue) -> None:
         queue.admitted[workload["metadata"]["uid"]] = _count_gpus(workload)

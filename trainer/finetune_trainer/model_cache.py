@@ -6,18 +6,23 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from finetune_api.names import ENV_PREFIX_MODEL, ENV_PREFIX_TEACHER, MODEL_CACHE_ROOT
+from finetune_api.cache_usage import CacheUsage
+from finetune_api.names import ENV_PREFIX_MODEL, ENV_PREFIX_TEACHER, MODEL_CACHE_ROOT, TERMINATION_MESSAGE_PATH
+from finetune_api.quantity import parse_quantity
 from finetune_api.spec import ModelSpec
 from finetune_api.trainer_config import TrainerConfig
 from finetune_trainer.configuration import read_config
+from finetune_trainer.ending import ENV_TERMINATION_MESSAGE
 from finetune_trainer.logs import set_up_logging
-from finetune_trainer.storage.cache import ModelCache
+from finetune_trainer.storage.cache import ModelCache, Usage
 from finetune_trainer.storage.cached import fill_from_hub, identify, is_cacheable, write_handover
 from finetune_trainer.storage.credentials import Credentials
+from finetune_trainer.storage.transfer import format_bytes
 
 WAIT_SECONDS: Final = 3600.0
 """Longest wait for another pod that fetches the same model; then each goes its own way."""
@@ -46,6 +51,8 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             return 1
         key, entry = fill_from_hub(cache, model, Credentials.from_environ(ENV_PREFIX_MODEL, environ), WAIT_SECONDS)
         logger.info("%s at commit %s is in the cache as %s; %s", entry.uri, entry.commit, key, cache.measure())
+    elif options.command == "trim":
+        _trim(cache, options.free, options.unused_days)
     elif options.command == "remove":
         cache.discard(options.key)
     else:
@@ -67,10 +74,35 @@ def _fill(cache: ModelCache, environ: Mapping[str, str]) -> int:
                 keys[identify(model)] = key
                 logger.info("%s at commit %s is in the model cache", entry.uri, entry.commit)
         write_handover(Path(config.work_dir), keys)
-        logger.info("model cache: %s", cache.measure())
+        usage = cache.measure()
+        logger.info("model cache: %s", usage)
+        _leave_usage(usage, environ)
     except Exception as error:  # noqa: BLE001  see above
         logger.warning("the model cache can't be used: %s", error)
     return 0
+
+
+def _leave_usage(usage: Usage, environ: Mapping[str, str]) -> None:
+    """Write how full the cache is where the kubelet takes a container's last words from: status and metrics show it."""
+    path = Path(environ.get(ENV_TERMINATION_MESSAGE) or TERMINATION_MESSAGE_PATH)
+    if not path.exists():
+        return  # the kubelet makes the file
+    told = CacheUsage(
+        models=len(usage.entries),
+        used_bytes=sum(entry.size_bytes for entry in usage.entries.values()),
+        partial_bytes=usage.partial_bytes,
+        free_bytes=usage.free_bytes,
+        total_bytes=usage.total_bytes,
+    )
+    with path.open("w", encoding="utf-8") as file:
+        file.write(told.model_dump_json(by_alias=True))
+
+
+def _trim(cache: ModelCache, free: str, unused_days: float) -> None:
+    """Remove what was not asked for for longest, and say what."""
+    for key, entry in cache.trim(int(parse_quantity(free)), unused_days, time.time()):
+        logger.info("%s at commit %s (%s, %s) is removed", entry.uri, entry.commit, key, format_bytes(entry.size_bytes))
+    logger.info("model cache: %s", cache.measure())
 
 
 def _models_of(config: TrainerConfig) -> list[tuple[ModelSpec, str]]:
@@ -92,6 +124,12 @@ def _show(cache: ModelCache) -> None:
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
 
 
+def _read_quantity(text: str) -> str:
+    """Return ``text`` where it is a quantity; argparse makes a usage error of what is none."""
+    parse_quantity(text)
+    return text
+
+
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="finetune-model-cache", description="Fill and look at a shared cache of base models.")
     parser.add_argument("--cache", type=Path, default=Path(MODEL_CACHE_ROOT), metavar="FOLDER", help="its root (default: %(default)s)")
@@ -103,6 +141,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     pull.add_argument("--endpoint-url", help="a mirror of the hub")
     commands.add_parser("show", help="print what is there and how full it is, as JSON")
     commands.add_parser("remove", help="remove a model").add_argument("key")
+    trim = commands.add_parser("trim", help="remove the models that are longest unused, until there is room")
+    trim.add_argument("--free", required=True, metavar="QUANTITY", type=_read_quantity, help="space that is to be free, such as 100Gi")
+    trim.add_argument(
+        "--unused-days", type=float, default=7.0, metavar="DAYS", help="what was asked for within so many days stays (default: %(default)s)"
+    )
     return parser.parse_args(arguments)
 
 

@@ -5,8 +5,19 @@ tracking of memory; the table of errors is ``docs/reference/estimate.md``.
 """
 
 from finetune_api.estimate.advice import Change, compute_changes_that_fit
+from finetune_api.estimate.known import find_known_shape
 from finetune_api.estimate.memory import Estimate, compute_estimate
 from finetune_api.estimate.shape import ModelShape, ShapeUnknown, read_shape
 from finetune_api.estimate.terms import Term
 
-__all__ = ["Change", "Estimate", "ModelShape", "ShapeUnknown", "Term", "compute_changes_that_fit", "compute_estimate", "read_shape"]
+__all__ = [
+    "Change",
+    "Estimate",
+    "ModelShape",
+    "ShapeUnknown",
+    "Term",
+    "compute_changes_that_fit",
+    "compute_estimate",
+    "find_known_shape",
+    "read_shape",
+]

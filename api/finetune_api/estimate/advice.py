@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from finetune_api.estimate.memory import Estimate, compute_estimate
 from finetune_api.estimate.shape import ModelShape
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec.adapter import RANK_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +25,23 @@ class Change:
         return ", ".join(f"{path}: {str(value).lower() if isinstance(value, bool) else value}" for path, value in self.fields)
 
 
-def compute_changes_that_fit(shape: ModelShape, spec: FineTuneJobSpec, limit_bytes: int) -> list[Change]:
+def compute_changes_that_fit(shape: ModelShape, spec: FineTuneJobSpec, limit_bytes: int, teacher: ModelShape | None = None) -> list[Change]:
     """Return the smallest single changes by which the run fits into ``limit_bytes``, those that keep the result first.
 
     Empty where it fits already, or where no one change is enough.
     """
-    if compute_estimate(shape, spec).total_bytes <= limit_bytes:
+    if compute_estimate(shape, spec, teacher).total_bytes <= limit_bytes:
         return []
     found: dict[tuple[str, ...], Change] = {}
     for fields, keeps in _candidates(spec):
         kind = tuple(path for path, _ in fields)
         if kind in found:
             continue  # a smaller change of the same fields is enough
-        estimate: Estimate = compute_estimate(shape, _change(spec, fields))
+        try:
+            changed = _change(spec, fields)
+        except ValueError:
+            continue  # the rules refuse it: prefix tuning has no checkpointing, say
+        estimate: Estimate = compute_estimate(shape, changed, teacher)
         if estimate.total_bytes <= limit_bytes:
             found[kind] = Change(fields, estimate.total_bytes, keeps)
     return sorted(found.values(), key=lambda change: not change.keeps_result)
@@ -58,13 +63,15 @@ def _candidates(spec: FineTuneJobSpec) -> Iterator[tuple[tuple[tuple[str, object
                 ("training.gradientAccumulationSteps", steps),
             )
             yield both, True
-    if quantization.type != "nf4":
+    if quantization.type != "nf4" and spec.method.adapter.type != "none":
         yield (("method.quantization.type", "nf4"),), False
     length = training.max_length
     while length > 256:
         length //= 2
         yield (("training.maxLength", length),), False
-    rank = spec.method.adapter.r
+    if training.optimizer in ("paged_adamw_32bit", "adamw_torch", "adamw_torch_fused"):
+        yield (("training.optimizer", "paged_adamw_8bit"),), False
+    rank = spec.method.adapter.r if spec.method.adapter.type in RANK_TYPES else 0
     while rank > 8:
         rank //= 2
         yield (("method.adapter.r", rank),), False

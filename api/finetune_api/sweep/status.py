@@ -46,6 +46,8 @@ class TrialStatus(StoredModel):
     """Phase of its FineTuneJob."""
     value: Loss | None = None
     """The objective at its end."""
+    reason: Annotated[str, Field(max_length=128)] | None = None
+    """Why it failed, as its FineTuneJob says: `OutOfMemory`, `Diverged`…"""
 
 
 class BestTrial(StoredModel):

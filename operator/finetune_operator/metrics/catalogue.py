@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 
 _PLACE: Final = ("namespace", "queue")
+_CACHE: Final = ("namespace", "claim")
 _RUN: Final = ("namespace", "name", "uid")
 _SHORT: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 _LONG: Final = (10.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 12 * 3600.0, 86400.0, 3 * 86400.0, 7 * 86400.0)
@@ -74,6 +75,10 @@ RUN_TIME: Final = Metric(
     (*_PLACE, "phase"),
     _LONG,
 )
+
+CACHE_USED: Final = Metric("finetune_model_cache_used_bytes", "gauge", "Models in a cache, as the newest run that looked found it.", _CACHE)
+CACHE_FREE: Final = Metric("finetune_model_cache_free_bytes", "gauge", "Free space of a model cache's volume, likewise.", _CACHE)
+CACHE_TOTAL: Final = Metric("finetune_model_cache_total_bytes", "gauge", "Size of a model cache's volume, likewise.", _CACHE)
 
 RUN_LOSS: Final = Metric("finetune_run_loss", "gauge", "Training loss, in nats a token, as last reported.", _RUN)
 RUN_EVAL_LOSS: Final = Metric("finetune_run_eval_loss", "gauge", "Loss on held-out data, as last reported.", _RUN)
@@ -151,6 +156,7 @@ SECTIONS: Final[dict[str, tuple[Metric, ...]]] = {
         RUNS_ENDED,
         GPU_COST,
     ),
+    "Shared caches of base models": (CACHE_USED, CACHE_FREE, CACHE_TOTAL),
     "Each run that trains now": (RUN_LOSS, RUN_EVAL_LOSS, RUN_TOKENS, RUN_PROGRESS, RUN_GPU_MEMORY, RUN_REPORT, RUNS_UNLISTED),
     "The operator": (
         LEADER,

@@ -22,6 +22,11 @@ _MEASURES: Final[tuple[tuple[Metric, str], ...]] = (
     (catalogue.RUN_TOKENS, "tokensPerSecond"),
     (catalogue.RUN_GPU_MEMORY, "gpuMemoryPeakBytes"),
 )
+_CACHE_MEASURES: Final[tuple[tuple[Metric, str], ...]] = (
+    (catalogue.CACHE_USED, "usedBytes"),
+    (catalogue.CACHE_FREE, "freeBytes"),
+    (catalogue.CACHE_TOTAL, "totalBytes"),
+)
 
 
 class RunCollector(Collector):
@@ -50,6 +55,7 @@ class RunCollector(Collector):
         gpus: Tally[tuple[str, ...]] = Tally()
         waits: dict[tuple[str, ...], float] = {}
         running: list[Object] = []
+        caches: dict[tuple[str, ...], Object] = {}
         now = self._clock()
         for body in self._finetunejobs():
             status = body.get("status") or {}
@@ -59,11 +65,16 @@ class RunCollector(Collector):
             if phase == Phase.RUNNING:
                 gpus[place] += status.get("gpus") or 0
                 running.append(body)
+            if (cache := status.get("modelCache")) is not None:
+                claim = (namespace_of(body), cache.get("claim", ""))
+                caches[claim] = max(caches.get(claim, cache), cache, key=lambda found: found.get("measuredTime") or "")
             if (since := parse_time(status.get("queuedSince"))) is not None:
                 waits[place] = max(waits.get(place, 0.0), (now - since).total_seconds())
         yield catalogue.RUNS.build_family(sorted(runs.items()))
         yield catalogue.GPUS_IN_USE.build_family(sorted(gpus.items()))
         yield catalogue.OLDEST_WAIT.build_family(sorted(waits.items()))
+        for metric, field in _CACHE_MEASURES:
+            yield metric.build_family((claim, found[field]) for claim, found in sorted(caches.items()) if field in found)
         running.sort(key=lambda body: body["metadata"]["creationTimestamp"])
         yield from _collect_measures(running[: self._series])
         yield catalogue.RUN_REPORT.build_family(_compute_news(running[: self._series]) if self._reports else ())

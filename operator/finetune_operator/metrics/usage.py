@@ -35,7 +35,9 @@ class UsageMetrics:
 
     def note(self, ref: JobReference, gpu_resource: str | None, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
         """Add what a status that was just written says beyond the one before it."""
-        labels = (ref.namespace, after.queue.name if after.queue is not None else "")
+        # A run may be moved to another queue: what it used and how long it waited is the queue's that it was in until then.
+        queue = before.queue or after.queue
+        labels = (ref.namespace, queue.name if queue is not None else "")
         pairs = (
             (self._gpu_seconds, after.gpu_seconds - before.gpu_seconds),
             (self._running, after.running_seconds - before.running_seconds),

@@ -10,6 +10,7 @@ from finetune_operator.observation import Observation
 from finetune_operator.status.accounting import Account, compute_account
 from finetune_operator.status.conditions import State, build_conditions
 from finetune_operator.status.diagnosis import NEEDS_HELP, NOT_ADMITTED, Diagnosis, compute_diagnosis
+from finetune_operator.status.model_cache import compute_cache_status
 from finetune_operator.status.outcome import Verdict, compute_verdict, is_ending
 from finetune_operator.status.queueing import compute_queue_status
 
@@ -147,6 +148,9 @@ def _build(
             + account.interruptions
             - previous.interruptions,
             "start_time": account.start_time,
+            "model_cache": compute_cache_status(
+                previous.model_cache, observation.defaults.model_cache if observation.defaults is not None else None, observation.pods
+            ),
         }
     )
 
@@ -182,4 +186,18 @@ def _acceptance(observation: Observation) -> State:
         return (ConditionType.ACCEPTED, False, reason, "; ".join(observation.faults))
     simulated = observation.simulated_gpus and observation.spec.resources.gpus > 0
     message = "This cluster's GPUs are simulated: the run trains on the CPU." if simulated else ""
+    if observation.need is not None:
+        message = observation.need.words
+        if observation.shortage is not None:
+            message = f"{message} {observation.shortage}"
+        elif not observation.nodes_known:
+            message = _said_before(observation, message)
     return (ConditionType.ACCEPTED, True, Reason.VALID, message)
+
+
+def _said_before(observation: Observation, beginning: str) -> str:
+    """Return the words that stand in status, where they begin alike: nodes are looked at only while the run waits for one."""
+    before = next((each for each in observation.status.conditions if each.type == ConditionType.ACCEPTED), None)
+    if before is None or before.observed_generation != observation.generation or not before.message.startswith(f"{beginning} "):
+        return beginning
+    return before.message

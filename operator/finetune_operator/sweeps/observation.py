@@ -25,6 +25,8 @@ class TrialJob:
     """The objective, once it has ended with a result."""
     artifact: Artifact | None
     """Its adapter."""
+    reason: str | None = None
+    """Why it failed, where it has."""
 
 
 @dataclass(frozen=True, slots=True)

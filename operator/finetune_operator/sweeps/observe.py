@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from finetune_api.names import LABEL_SUSPENDED_BY_SWEEP
 from finetune_api.report import JobReference
 from finetune_api.resource import Fault, SpecInvalid
-from finetune_api.status import FineTuneJobStatus, Phase
+from finetune_api.status import ConditionType, FineTuneJobStatus, Phase
 from finetune_api.sweep import FineTuneSweepSpec, FineTuneSweepStatus, parse_sweep_spec
 from finetune_api.sweep.trials import check_trials
 from finetune_operator.kube.client import FINETUNESWEEPS
@@ -77,7 +77,12 @@ def _read_trial(job: Object, spec: FineTuneSweepSpec | None) -> TrialJob:
         suspended_by_sweep=label_of(job, LABEL_SUSPENDED_BY_SWEEP) is not None,
         value=value,
         artifact=status.artifacts[0] if status.artifacts else None,
+        reason=_find_reason(status) if phase is Phase.FAILED else None,
     )
+
+
+def _find_reason(status: FineTuneJobStatus) -> str | None:
+    return next((condition.reason for condition in status.conditions if condition.type == ConditionType.SUCCEEDED), None)
 
 
 def _parse_sweep_status(status: Object) -> FineTuneSweepStatus:

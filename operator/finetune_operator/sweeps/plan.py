@@ -23,6 +23,8 @@ class TrialView:
     value: float | None
     """The objective, where it ended with a result."""
     artifact: Artifact | None
+    reason: str | None = None
+    """Why it failed, where it has."""
 
     @property
     def is_over(self) -> bool:
@@ -103,11 +105,11 @@ def _view(trial: Trial, observation: SweepObservation, recorded: dict[str, Trial
     name = trial.build_name(observation.ref.name)
     job = observation.jobs.get(name)
     if job is not None:
-        return TrialView(trial, name, job.phase, job.value, job.artifact)
+        return TrialView(trial, name, job.phase, job.value, job.artifact, job.reason)
     if (record := recorded.get(name)) is not None:
         best = observation.status.best
         artifact = best.artifact if best is not None and best.name == name else None
-        return TrialView(trial, name, record.phase, record.value, artifact)
+        return TrialView(trial, name, record.phase, record.value, artifact, record.reason)
     return TrialView(trial, name, None, None, None)
 
 

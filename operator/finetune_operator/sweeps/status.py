@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from finetune_api.reasons import Reason
 from finetune_api.status import ConditionType, Phase
@@ -11,6 +12,9 @@ from finetune_api.sweep.trials import count_trials
 from finetune_operator.status.conditions import State, build_conditions
 from finetune_operator.sweeps.observation import SweepObservation
 from finetune_operator.sweeps.plan import TrialView, find_best
+
+_NAMED: Final = 5
+"""Failed trials that a message names."""
 
 
 def compute_refused_status(observation: SweepObservation, now: datetime) -> FineTuneSweepStatus:
@@ -32,7 +36,7 @@ def compute_sweep_status(
     counts = _count(spec, views)
     best = find_best(spec, views)
     if complete:
-        phase, succeeded, reason, message = _conclude(spec, counts, best)
+        phase, succeeded, reason, message = _conclude(spec, counts, best, views)
     elif observation.obstacle is not None:
         phase, succeeded, reason, message = SweepPhase.PENDING, None, Reason.NAME_TAKEN, observation.obstacle
     elif spec.suspend:
@@ -65,16 +69,25 @@ def compute_sweep_status(
     )
 
 
-def _conclude(spec: FineTuneSweepSpec, counts: TrialCounts, best: TrialView | None) -> tuple[SweepPhase, bool, Reason, str]:
+def _conclude(
+    spec: FineTuneSweepSpec, counts: TrialCounts, best: TrialView | None, views: Sequence[TrialView]
+) -> tuple[SweepPhase, bool, Reason, str]:
     if counts.failed > spec.max_failed_trials:
-        message = f"{counts.failed} trials failed, and maxFailedTrials is {spec.max_failed_trials}: see the trials for why."
+        message = f"{counts.failed} trials failed, and maxFailedTrials is {spec.max_failed_trials}: {_name_failures(views)}."
         return SweepPhase.FAILED, False, Reason.TOO_MANY_FAILED_TRIALS, message
     if best is None:
         message = f"No trial ended with {spec.objective.metric} in its metrics, so that none is the best."
         return SweepPhase.FAILED, False, Reason.OBJECTIVE_MISSING, message
     values = ", ".join(f"{path} {show_value(value)}" for path, value in best.trial.parameters.items())
     message = f"{best.name} is the best of {counts.succeeded} trials: {spec.objective.metric} {best.value:.5g} with {values}."
+    if counts.failed:
+        message += f" {counts.failed} failed: {_name_failures(views)}."
     return SweepPhase.SUCCEEDED, True, Reason.SEARCH_COMPLETED, message
+
+
+def _name_failures(views: Sequence[TrialView]) -> str:
+    failed = [f"{view.name} ({view.reason or 'reason not known'})" for view in views if view.phase is Phase.FAILED]
+    return ", ".join(failed[:_NAMED]) + (f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else "")
 
 
 def _count(spec: FineTuneSweepSpec, views: Sequence[TrialView]) -> TrialCounts:
@@ -89,7 +102,9 @@ def _count(spec: FineTuneSweepSpec, views: Sequence[TrialView]) -> TrialCounts:
 def _show(view: TrialView) -> TrialStatus:
     # While a trial is on its way, its own status tells where it stands: copied here, each of its steps would cost a write.
     phase = view.phase if view.is_over and view.phase is not None else Phase.RUNNING
-    return TrialStatus(name=view.name, parameters=_show_parameters(view), rung=view.trial.rung, phase=phase, value=view.value)
+    return TrialStatus(
+        name=view.name, parameters=_show_parameters(view), rung=view.trial.rung, phase=phase, value=view.value, reason=view.reason
+    )
 
 
 def _show_best(best: TrialView | None, known: BestTrial | None) -> BestTrial | None:

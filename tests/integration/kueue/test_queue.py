@@ -1,10 +1,12 @@
 """Runs in a queue, from waiting to preemption and back, on a real API server."""
 
 import time
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from finetune_api.reasons import Reason
 from finetune_devcluster import Cluster
@@ -14,7 +16,7 @@ from tests.support.fake_node import Script
 from tests.support.kueue_process import KueueProcess
 from tests.support.kueue_stand_in import KueueStandIn
 from tests.support.live_run import LiveRun, wait_until
-from tests.support.operator_process import USER
+from tests.support.operator_process import USER, OperatorProcess
 from tests.support.replicas import install_templates
 from tests.support.world import build_summary
 
@@ -40,6 +42,14 @@ def _workloads(run: LiveRun) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = run.client.request("GET", path)["items"]
     jobs = {job["metadata"]["uid"] for job in run.jobs()}
     return [each for each in items if each["metadata"]["ownerReferences"][0]["uid"] in jobs]
+
+
+def _count_gpu_seconds(operator: OperatorProcess, namespace: str) -> dict[str, float]:
+    """Return what the operator has counted in a namespace, by queue."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{operator.health_port}/metrics", timeout=10) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    samples = [sample for family in families for sample in family.samples if sample.name == "finetune_gpu_seconds_total"]
+    return {sample.labels["queue"]: sample.value for sample in samples if sample.labels["namespace"] == namespace}
 
 
 def test_a_run_waits_is_admitted_and_ends(kueue: Kueue, new_run: NewRun, queue_namespace: str, queue_plane: Cluster) -> None:
@@ -112,6 +122,36 @@ def test_a_user_s_suspension_frees_the_quota_and_keeps_the_job(kueue: Kueue, new
     run.end_pod(0, build_summary())
     run.wait_phase("Succeeded", SECONDS)
     assert [each["metadata"]["uid"] for each in run.jobs()] == [job["metadata"]["uid"]]
+
+
+def test_a_run_moved_to_another_queue_is_followed_there_and_its_time_is_the_queue_s_that_it_was_in(
+    kueue: Kueue, new_run: NewRun, queue_namespace: str, operator: OperatorProcess
+) -> None:
+    """By a person, who changes the label of its Job while it is stopped, as Kueue lets them."""
+    kueue.add_queue(queue_namespace, "team", gpus=1)
+    kueue.add_queue(queue_namespace, "spare", gpus=1)
+    low, high = new_run("low"), new_run("high")
+    low.apply(_ranked("low"), _interrupted())
+    low.wait_phase("Running", SECONDS)
+    time.sleep(1.1)  # times of containers are whole seconds: there must be one to account for
+    high.apply(_ranked("high"))
+    high.wait_phase("Running", SECONDS)
+    low.wait_phase("Queued", SECONDS)
+    wait_until(lambda: low.status.get("interruptions") == 1, "the end of its pod is counted", SECONDS, low.explain)
+    spent = low.status["gpuSeconds"]
+    (job,) = low.jobs()
+    path = f"/apis/batch/v1/namespaces/{queue_namespace}/jobs/{job['metadata']['name']}"
+    low.client.request("PATCH", path, {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "spare"}}}, "application/merge-patch+json")
+    low.wait_phase("Running", SECONDS)
+    assert low.status["queue"]["name"] == "spare"
+    low.end_pod(0, build_summary())
+    status = low.wait_phase("Succeeded", SECONDS)
+    assert spent > 0
+    told = {"team": spent, "spare": status["gpuSeconds"] - spent}
+    wait_until(
+        lambda: _count_gpu_seconds(operator, queue_namespace) == {queue: each for queue, each in told.items() if each}, "it is counted"
+    )
+    high.end_pod(0, build_summary())
 
 
 def test_a_deactivated_run_says_how_to_go_on(kueue: Kueue, new_run: NewRun, queue_namespace: str) -> None:

@@ -95,6 +95,15 @@ def test_it_is_stopped_where_the_table_says(tenants: Tenants, attempt: Attempt) 
 ALLOWED: dict[str, dict[str, Any]] = {
     "the smallest run": {},
     "its own queue and priority": {"scheduling": {"queueName": "team-a", "priorityClassName": "research"}},
+    "its own priority in the queue": {"scheduling": {"queueName": "team-a", "workloadPriorityClassName": "research"}},
+    "a tracker by name": {"tracking": [{"type": "mlflow", "url": "https://mlflow.example.com"}]},
+    "a teacher, a task and a benchmark of its own": {
+        "method": {"objective": "distill", "distill": {"teacher": {"uri": "hf://org/teacher"}}},
+        "evaluation": {
+            "tasks": [{"name": "facts", "uri": "s3://team-a/facts.jsonl"}],
+            "harness": [{"name": "arc_easy"}, {"name": "own", "uri": "s3://team-a/own.yaml", "datasetUri": "s3://team-a/own.jsonl"}],
+        },
+    },
     "its own bucket, and a claim": {"dataset": {"uri": "pvc://data/set.jsonl"}, "output": {"uri": "s3://team-a/other"}},
     "a store of its own by name": {"output": {"uri": "s3://team-a/x", "endpointUrl": "https://minio.example.com:9000"}},
 }

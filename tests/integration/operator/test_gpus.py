@@ -1,5 +1,6 @@
 """Parts of GPUs, claims, and what no node could take: by the real scheduler, on a node that says what GPU feature discovery would."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -67,6 +68,22 @@ def test_what_no_gpu_can_hold_is_said_until_a_node_comes_that_can(new_run: NewRu
             run.wait_phase("Succeeded")
     finally:
         control_plane.client.request("DELETE", "/api/v1/nodes/larger-node")
+
+
+@pytest.mark.usefixtures("gpu_node")
+def test_what_a_well_known_model_needs_is_said_when_it_is_accepted(new_run: NewRun) -> None:
+    """The estimate places no pod: it runs all the same, and may get over it by itself."""
+    run = new_run()
+    run.apply({"model": {"uri": "hf://meta-llama/Llama-3.1-70B"}, "resources": {"gpuProducts": ["NVIDIA-L4"]}})
+    wait_until(lambda: "The largest" in run.condition("Accepted")["message"], "the estimate is held against the nodes", 40, run.explain)
+    message = run.condition("Accepted")["message"]
+    assert re.match(r"Needs about \d\d(\.\d)? GiB of a GPU's memory, by estimate \(base in 4 bits 31\.", message)
+    assert "The largest nvidia.com/gpu of the cluster (NVIDIA-L4) has 22.5 GiB: the run will probably run out of memory." in message
+    run.wait_phase("Running")
+    assert run.condition("Accepted")["message"] == message
+    run.end_pod(0, build_summary())
+    run.wait_phase("Succeeded")
+    assert run.condition("Accepted")["message"] == message
 
 
 @pytest.fixture

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from finetune_api.exit_codes import ExitCode
 from finetune_api.progress import Metrics
+from finetune_api.reasons import Reason
 from finetune_devcluster import Cluster
 from finetune_devcluster.api_client import ApiError
 from tests.integration.operator.conftest import wait_for_account
 from tests.support.fake_node import FakeNode, Script
-from tests.support.live_run import Object, wait_until
+from tests.support.live_run import LiveRun, Object, wait_until
 from tests.support.manifests import Manifest, build_sweep_manifest, merge
 from tests.support.operator_process import OperatorProcess
 from tests.support.world import build_summary
@@ -92,6 +94,32 @@ def test_halving_trains_the_better_ones_longer(sweep: LiveSweep) -> None:
         "sweep-2-r1": 50,
         "sweep-1-r2": 100,
     }
+
+
+def test_a_trial_that_fails_and_one_that_is_preempted_cost_the_others_nothing(sweep: LiveSweep) -> None:
+    """The preempted one keeps its place among those on their way, and is compared like any other once it is through."""
+    for index, loss in ((1, 1.5), (2, 1.2)):
+        sweep.will_end(f"sweep-{index}", loss)
+    sweep.node.scripts[sweep.namespace, "sweep-0"] = Script(iter([(ExitCode.DATA_INVALID, build_summary("failed", Reason.DATA_INVALID))]))
+    preempted = LiveRun(sweep.cluster, sweep.node, sweep.namespace, "sweep-3")
+    sweep.node.scripts[sweep.namespace, "sweep-3"] = Script()
+    sweep.apply({"parallelism": 1})
+    wait_until(lambda: "sweep-3" in sweep.trials(), "the last trial is made", 60, sweep.explain)
+    preempted.wait_phase("Running")
+    preempted.end_pod(75, build_summary("interrupted", Reason.INTERRUPTED, checkpoint_step=4), disrupted=True)
+    wait_until(lambda: preempted.status.get("interruptions") == 1, "it was interrupted", 60, sweep.explain)
+    assert sweep.status["counts"] == {"total": 4, "active": 1, "succeeded": 2, "failed": 1}
+    preempted.wait_phase("Running", 60)
+    preempted.end_pod(0, build_summary(metrics=Metrics(loss=1.0, eval_loss=1.0)))
+    wait_until(lambda: sweep.status.get("phase") == "Succeeded", "the sweep has succeeded", 60, sweep.explain)
+    status = sweep.status
+    assert (status["best"]["name"], status["best"]["value"]) == ("sweep-3", 1.0)
+    assert {each["name"]: each.get("reason") for each in status["trials"]} == {
+        "sweep-0": "DataInvalid",
+        **dict.fromkeys(("sweep-1", "sweep-2", "sweep-3")),
+    }
+    assert "1 failed: sweep-0 (DataInvalid)." in next(each["message"] for each in status["conditions"] if each["type"] == "Succeeded")
+    assert preempted.status["restarts"] == 1
 
 
 def test_its_trials_go_with_it(sweep: LiveSweep) -> None:

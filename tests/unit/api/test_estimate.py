@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.estimate import ShapeUnknown, compute_changes_that_fit, compute_estimate, read_shape
+from finetune_api.estimate import ShapeUnknown, compute_changes_that_fit, compute_estimate, find_known_shape, read_shape
+from finetune_api.estimate.known import list_known
 from finetune_api.resource import parse_spec
 from finetune_api.spec import FineTuneJobSpec
 from tests.support.manifests import build_minimal_manifest, merge
@@ -122,3 +123,82 @@ def test_nothing_is_advised_where_it_fits_or_nothing_helps() -> None:
 def test_a_shape_that_is_not_known_is_not_guessed(config: dict[str, Any], words: str) -> None:
     with pytest.raises(ShapeUnknown, match=words):
         read_shape(config)
+
+
+PUBLISHED = {
+    "meta-llama/llama-2-7b": 6_738_415_616,
+    "meta-llama/llama-2-13b": 13_015_864_320,
+    "meta-llama/llama-2-70b": 68_976_648_192,
+    "meta-llama/meta-llama-3-8b": 8_030_261_248,
+    "meta-llama/meta-llama-3-70b": 70_553_706_496,
+    "meta-llama/llama-3.1-8b": 8_030_261_248,
+    "meta-llama/llama-3.1-70b": 70_553_706_496,
+    "meta-llama/llama-3.2-1b": 1_235_814_400,
+    "meta-llama/llama-3.2-3b": 3_212_749_824,
+    "meta-llama/llama-3.3-70b": 70_553_706_496,
+    "tinyllama/tinyllama-1.1b": 1_100_048_384,
+    "huggingfacetb/smollm2-135m": 134_515_008,
+    "huggingfacetb/smollm2-360m": 361_821_120,
+    "huggingfacetb/smollm2-1.7b": 1_711_376_384,
+    "mistralai/mistral-7b-v0.1": 7_241_732_096,
+    "mistralai/mistral-7b-v0.3": 7_248_023_552,
+    "mistralai/mistral-nemo-2407": 12_247_782_400,
+    "mistralai/mixtral-8x7b-v0.1": 46_702_792_704,
+    "qwen/qwen2.5-0.5b": 494_032_768,
+    "qwen/qwen2.5-1.5b": 1_543_714_304,
+    "qwen/qwen2.5-3b": 3_085_938_688,
+    "qwen/qwen2.5-7b": 7_615_616_512,
+    "qwen/qwen2.5-14b": 14_770_033_664,
+    "qwen/qwen2.5-32b": 32_763_876_352,
+    "qwen/qwen2.5-72b": 72_706_203_648,
+    "qwen/qwen3-0.6b": 596_049_920,
+    "qwen/qwen3-1.7b": 1_720_574_976,
+    "qwen/qwen3-4b": 4_022_468_096,
+    "qwen/qwen3-8b": 8_190_735_360,
+    "qwen/qwen3-14b": 14_768_307_200,
+    "qwen/qwen3-32b": 32_762_123_264,
+    "google/gemma-2b": 2_506_172_416,
+    "google/gemma-7b": 8_537_680_896,
+    "microsoft/phi-3-mini-4k": 3_821_079_552,
+    "microsoft/phi-3-mini-128k": 3_821_079_552,
+    "microsoft/phi-3.5-mini": 3_821_079_552,
+    "microsoft/phi-4": 14_659_507_200,
+}
+"""Parameters as the models' pages on the hub say, tied matrices counted once."""
+
+
+@pytest.mark.parametrize("name", list_known())
+def test_a_known_model_has_as_many_parameters_as_its_page_says(name: str) -> None:
+    shape = find_known_shape(f"hf://{name}")
+    assert shape is not None
+    assert shape.parameters == PUBLISHED[name]
+
+
+@pytest.mark.parametrize(
+    ("uri", "like"),
+    [
+        ("hf://meta-llama/Llama-3.1-8B-Instruct", "meta-llama/llama-3.1-8b"),
+        ("hf://meta-llama/Llama-2-7b-chat-hf", "meta-llama/llama-2-7b"),
+        ("hf://mistralai/Mistral-7B-Instruct-v0.2", "mistralai/mistral-7b-v0.1"),
+        ("hf://TinyLlama/TinyLlama-1.1B-Chat-v1.0", "tinyllama/tinyllama-1.1b"),
+        ("hf://Qwen/Qwen3-4B-Instruct-2507", "qwen/qwen3-4b"),
+        ("hf://google/gemma-7b-it", "google/gemma-7b"),
+    ],
+)
+def test_how_a_known_model_was_tuned_does_not_change_its_shape(uri: str, like: str) -> None:
+    assert find_known_shape(uri) == find_known_shape(f"hf://{like}")
+    assert find_known_shape(uri) is not None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "hf://someone/Llama-3.1-8B",
+        "s3://meta-llama/llama-3.1-8b",
+        "hf://Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4",
+        "hf://meta-llama/Llama-3.1-8B/folder",
+        "no uri",
+    ],
+)
+def test_a_model_that_only_sounds_like_a_known_one_is_not_known(uri: str) -> None:
+    assert find_known_shape(uri) is None

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from finetune_operator.capacity import NodeCapacity, Request, compute_misfit
+from finetune_operator.capacity import NodeCapacity, Request, compute_misfit, compute_verdict
 from tests.support.manifests import Manifest
 from tests.support.world import build_spec
 
@@ -124,3 +124,26 @@ def test_all_pods_of_a_run_must_have_room(nodes: int, fits: bool) -> None:
     assert said == (
         None if fits else "The nodes of the cluster could hold 2 of the run's 3 pods of 3 nvidia.com/gpu each, even if they were empty."
     )
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "nodes", "resources", "largest"),
+    [
+        (31, (L4, CPU), {}, "NVIDIA-L4"),
+        (31, (L4, H100), {}, None),
+        (31, (L4, H100), {"gpuProducts": ["NVIDIA-L4"]}, "NVIDIA-L4"),
+        (41, (L4, H100), {"gpuResource": "nvidia.com/mig-3g.40gb"}, "NVIDIA-H100-80GB-HBM3-MIG-3g.40gb"),
+        (20, (L4, CPU), {}, None),
+        (31, (L4, UNLABELLED), {}, None),
+        (31, (CPU,), {}, None),
+        (31, (L4,), {"gpus": 0}, None),
+        (31, (L4,), {"gpuClaimTemplate": "one-gpu"}, None),
+    ],
+    ids=["too small", "one is larger", "by product", "by profile", "large enough", "one says nothing", "no GPU", "on the CPU", "claimed"],
+)
+def test_the_largest_gpu_is_named_where_the_run_needs_more(
+    gibibytes: int, nodes: tuple[NodeCapacity, ...], resources: Manifest, largest: str | None
+) -> None:
+    request = Request(build_spec({"resources": resources}).resources, {}, gibibytes * 2**30)
+    said = compute_verdict(request, nodes).too_small
+    assert (said is None) if largest is None else (said is not None and f"({largest})" in said.words)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from finetune_operator.capacity import Request
+from finetune_operator.capacity import Request, Verdict
 from finetune_operator.kube.client import NODES, ApiError
 from finetune_operator.nodes import NodeBook
 from tests.support.in_memory_api import Call, InMemoryApi
@@ -48,8 +48,47 @@ async def test_who_is_concerned_is_told_after_the_first_look_and_nobody_else() -
     assert world.told == ["large"]
     said = world.book.judge("large", LARGE)
     assert said is not None
-    assert "GPU-23034" in said
-    assert world.book.judge("small", SMALL) is None
+    assert said.misfit is not None
+    assert "GPU-23034" in said.misfit
+    assert world.book.judge("small", SMALL) == Verdict()
+
+
+async def test_a_run_that_is_known_to_need_more_than_there_is_is_told_of_the_largest() -> None:
+    """It may go there all the same: an estimate places no pod."""
+    world = World(_node("a", "23034"), _node("b", "15360"))
+    knowing = Request(SMALL.resources, {}, needed_bytes=31 * 2**30)
+    fitting = Request(SMALL.resources, {}, needed_bytes=20 * 2**30)
+    assert (world.book.judge("large", knowing), world.book.judge("small", fitting)) == (None, None)
+    await world.book.look()
+    assert world.told == ["large"]
+    said = world.book.judge("large", knowing)
+    assert said is not None
+    assert said.misfit is None
+    assert said.too_small is not None
+    assert (said.too_small.size_bytes, said.too_small.words) == (23034 * 2**20, "nvidia.com/gpu of the cluster (GPU-23034)")
+
+
+async def test_words_of_an_older_look_are_taken_back_by_the_next() -> None:
+    world = World(_node("a", "81559"))
+    knowing = Request(SMALL.resources, {}, needed_bytes=31 * 2**30)
+    assert world.book.judge("large", knowing, says_more=True) is None
+    await world.book.look()
+    assert world.told == ["large"]
+    assert world.book.judge("large", knowing) == Verdict()
+
+
+async def test_a_run_that_has_its_place_already_is_told_by_one_look_and_asks_for_no_other() -> None:
+    world = World(_node("a", "23034"))
+    world.waiting.clear()
+    knowing = Request(SMALL.resources, {}, needed_bytes=31 * 2**30)
+    assert world.book.judge("large", knowing, once=True) is None
+    await world.book.look()
+    assert world.told == ["large"]
+    said = world.book.judge("large", knowing, once=True)
+    assert said is not None
+    assert said.too_small is not None
+    await world.book.look()
+    assert world.reads() == 1
 
 
 async def test_a_node_that_is_added_takes_it_back() -> None:
@@ -61,7 +100,7 @@ async def test_a_node_that_is_added_takes_it_back() -> None:
     world.told.clear()
     await world.book.look()
     assert world.told == ["large"]
-    assert world.book.judge("large", LARGE) is None
+    assert world.book.judge("large", LARGE) == Verdict()
 
 
 async def test_nothing_is_read_where_nobody_waits() -> None:

@@ -67,10 +67,11 @@ class Cluster:
         body["metadata"]["generation"] += 1
         self.api.seed(FINETUNESWEEPS, body)
 
-    def end(self, name: str, loss: float | None = 1.0, phase: str = "Succeeded") -> None:
+    def end(self, name: str, loss: float | None = 1.0, phase: str = "Succeeded", reason: str = "Completed") -> None:
         metrics = {} if loss is None else {"evalLoss": loss}
         artifact = build_artifact().model_dump(mode="json", exclude_none=True)
-        status = {"phase": phase, "metrics": metrics, "artifacts": [artifact] if phase == "Succeeded" else []}
+        end = {"type": "Succeeded", "status": "True", "reason": reason, "lastTransitionTime": "2026-01-02T03:04:05Z"}
+        status = {"phase": phase, "metrics": metrics, "artifacts": [artifact] if phase == "Succeeded" else [], "conditions": [end]}
         self.api.seed(FINETUNEJOBS, {**self.trials[name], "status": status})
 
     def end_all(self, loss_of: Callable[[str], float]) -> None:
@@ -207,6 +208,22 @@ async def test_too_many_failures_end_it_once_nothing_is_on_its_way() -> None:
     await cluster.reconcile()
     assert (cluster.status["phase"], cluster.end_reason()) == ("Failed", "TooManyFailedTrials")
     assert cluster.status["best"]["name"] == "sweep-1"
+
+
+async def test_a_trial_that_failed_costs_only_itself_and_its_reason_is_kept() -> None:
+    """Also once its FineTuneJob is deleted."""
+    cluster = Cluster({"parallelism": 4})
+    await cluster.reconcile()
+    cluster.end("sweep-2", None, "Failed", "OutOfMemory")
+    await cluster.reconcile()
+    cluster.api.objects[FINETUNEJOBS].pop((NAMESPACE, "sweep-2"))
+    for name in ("sweep-0", "sweep-1", "sweep-3"):
+        cluster.end(name, LOSSES[name])
+    await cluster.reconcile()
+    assert (cluster.status["phase"], cluster.status["best"]["name"]) == ("Succeeded", "sweep-1")
+    assert {each["name"]: each.get("reason") for each in cluster.status["trials"]} == {**dict.fromkeys(LOSSES), "sweep-2": "OutOfMemory"}
+    message = next(each["message"] for each in cluster.status["conditions"] if each["type"] == "Succeeded")
+    assert message.endswith("1 failed: sweep-2 (OutOfMemory).")
 
 
 async def test_trials_without_the_metric_make_no_best() -> None:

@@ -67,3 +67,17 @@ def test_the_running_time_of_a_run_is_observed_when_it_ends() -> None:
     usage.note(REF, None, ended, ended)
     assert _read(registry, "finetune_run_time_seconds_sum", phase="Succeeded") == 90
     assert _read(registry, "finetune_run_time_seconds_count", phase="Succeeded") == 1
+
+
+def test_what_a_run_used_is_the_queue_s_that_it_was_in() -> None:
+    """A person moved it to another queue while it was stopped: both changes may reach status in one write."""
+    registry, usage = _metrics()
+    moved = {"queue": QueueStatus(name="team-b"), "gpu_seconds": 150, "interruptions": 1, "queued_seconds": 5}
+    after = BEFORE.model_copy(update=moved)
+    usage.note(REF, "nvidia.com/gpu", BEFORE, after)
+    usage.note(REF, "nvidia.com/gpu", after, after.model_copy(update={"gpu_seconds": 180}))
+    name, queues = "finetune_gpu_seconds_total", ("team-a", "team-b")
+    spent = {queue: registry.get_sample_value(name, {"namespace": "team-a", "queue": queue}) for queue in queues}
+    assert spent == {"team-a": 50, "team-b": 30}
+    assert _read(registry, "finetune_interruptions_total") == 1
+    assert _read(registry, "finetune_queued_seconds_total") == 5

@@ -3,9 +3,11 @@
 import errno
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,15 +17,17 @@ from typing import Any
 
 import pytest
 
+from finetune_api.cache_usage import CacheUsage
 from finetune_api.names import ENV_CONFIG
 from finetune_api.report import JobReference
 from finetune_api.spec import ModelSpec
 from finetune_operator.desired.config import build_trainer_config
 from finetune_operator.desired.job import build_job
+from finetune_trainer.ending import ENV_TERMINATION_MESSAGE
 from finetune_trainer.errors import SourceUnavailable
 from finetune_trainer.model_cache import main, run
 from finetune_trainer.storage import Credentials, RetryPolicy
-from finetune_trainer.storage.cache import CacheEntry, LockTimeout, ModelCache
+from finetune_trainer.storage.cache import DAY, CacheEntry, LockTimeout, ModelCache
 from finetune_trainer.storage.cached import HANDOVER, fetch_by_cache, fill_from_hub, identify, write_handover
 from tests.support.hub_server import Hub, Repository, run_hub
 from tests.support.world import REF, TRAINER, build_spec
@@ -236,3 +240,79 @@ def test_a_model_is_pulled_ahead_shown_and_removed(cache: ModelCache, hub: Hub, 
     assert run([*root, "remove", model["key"]], {}) == 0
     assert cache.measure().entries == {}
     assert run([*root, "pull", "s3://bucket/model"], {}) == 1
+
+
+def test_how_full_it_is_is_left_for_the_operator(cache: ModelCache, hub: Hub, tmp_path: Path) -> None:
+    """As the termination message of the pod's filler, where the kubelet has made a file for it."""
+    words = tmp_path / "termination-log"
+    words.touch()
+    environ = {**_environ(hub, tmp_path), ENV_TERMINATION_MESSAGE: str(words)}
+    assert run(["--cache", str(cache.root), "fill"], environ) == 0
+    usage = CacheUsage.model_validate_json(words.read_text())
+    assert (usage.models, usage.used_bytes) == (1, sum(len(FILES[name]) for name in FILES if name != "evil.py"))
+    assert 0 < usage.free_bytes <= usage.total_bytes
+
+
+@pytest.fixture
+def full(cache: ModelCache, monkeypatch: pytest.MonkeyPatch) -> ModelCache:
+    """A cache with three models, asked for 30, 20 and 1 days before :data:`NOW`, in a volume with room for no more."""
+    for name, days in (("old", 30), ("older", 20), ("new", 1)):
+        cache.fill(name, lambda folder: _write_model(folder, WEIGHTS), 0)
+        os.utime(cache.root / "uses" / name, (NOW - days * DAY,) * 2)
+    size = len(WEIGHTS)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3 * size - _held(cache), total=3 * size))
+    return cache
+
+
+NOW = time.time()
+
+
+def _write_model(folder: Path, content: bytes) -> CacheEntry:
+    (folder / "model.safetensors").write_bytes(content)
+    return CacheEntry(uri="hf://org/base", commit="c")
+
+
+def _held(cache: ModelCache) -> int:
+    return sum(path.stat().st_size for path in (cache.root / "models").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("models", "days", "left"),
+    [(0, 7, ["new", "old", "older"]), (1, 7, ["new", "older"]), (2, 7, ["new"]), (3, 7, ["new"]), (3, 25, ["new", "older"]), (3, 0, [])],
+)
+def test_room_is_made_by_what_was_longest_not_asked_for(full: ModelCache, models: int, days: float, left: list[str]) -> None:
+    removed = full.trim(models * len(WEIGHTS), days, NOW)
+    assert sorted(full.measure().entries) == left
+    assert len(removed) == 3 - len(left)
+
+
+def test_asking_for_a_model_counts_as_its_use(full: ModelCache) -> None:
+    os.utime(full.root / "uses" / "new", (NOW - 40 * DAY,) * 2)
+    full.fill("old", lambda folder: _write_model(folder, b"never fetched"), 0)
+    full.trim(2 * len(WEIGHTS), 7, NOW)
+    assert sorted(full.measure().entries) == ["old"]
+
+
+def test_what_was_left_unfinished_goes_unless_somebody_is_at_it(full: ModelCache) -> None:
+    for name in ("dead", "alive", "young"):
+        folder = full.root / "partial" / name
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"half")
+        if name != "young":
+            for path in (folder / "model.safetensors", folder):
+                os.utime(path, (NOW - 2 * DAY,) * 2)
+        else:
+            for path in (folder / "model.safetensors", folder):
+                os.utime(path, (NOW, NOW))
+    with (full.root / "locks" / "alive").open("a") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        full.trim(0, 7, NOW)
+    assert sorted(path.name for path in (full.root / "partial").iterdir()) == ["alive", "young"]
+
+
+def test_trimming_is_a_command(full: ModelCache, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--cache", str(full.root), "trim", "--free", "1Gi", "--unused-days", "0"], {}) == 0
+    assert full.measure().entries == {}
+    with pytest.raises(SystemExit):
+        run(["--cache", str(full.root), "trim", "--free", "lots"], {})
+    assert "--free" in capsys.readouterr().err

@@ -94,6 +94,8 @@ class RunProgress:
         self._saving_seconds = 0.0
         self._publishing_seconds: float | None = None
         self.device: str | None = None
+        self.memory_estimate: int | None = None
+        """Memory of one GPU that the run needs by estimate, in bytes."""
         self.total_steps = 0
         self.tokens_seen = 0
         """Training tokens without padding, over the whole run."""
@@ -225,6 +227,7 @@ class RunProgress:
                 step_seconds=_bound(self._speed.longest, 0, _MEASURE_LIMIT),
                 checkpoint_seconds=_bound(self._checkpoint_seconds, 0, _MEASURE_LIMIT),
                 gpu_memory_peak_bytes=self._gpu_peak,
+                gpu_memory_estimate_bytes=self.memory_estimate,
                 history=self._curve.thin(),
             )
             if not self.total_steps or self._step is None:

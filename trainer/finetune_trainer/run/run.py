@@ -31,6 +31,7 @@ from finetune_trainer.group import Group
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import quieten_libraries
 from finetune_trainer.reporting import Reporter
+from finetune_trainer.run.estimating import estimate_memory
 from finetune_trainer.run.exporting import Exporter
 from finetune_trainer.run.judging import build_judge
 from finetune_trainer.run.preload import Preload
@@ -143,6 +144,7 @@ class Run:
         reward = config.method.objective == "reward"
         architecture = check_architecture(base.path, config.model.uri, scores=reward)
         check_quantized_base(architecture, config.method, config.output, config.model.uri, divided=config.divides_model)
+        self.progress.memory_estimate = estimate_memory(config, device, base.path, teacher_files.path if teacher_files else None)
         if config.output.gguf is not None:
             check_gguf(base.path, config.model.uri)
         if config.output.gptq is not None:

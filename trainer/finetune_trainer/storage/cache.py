@@ -1,9 +1,10 @@
 """A volume with base models of the hub that several runs share: filled by one, read by all.
 
-Below the root, ``models/<key>/`` holds a whole model and its ``cache-entry.json``; ``partial/<key>/`` one that is being fetched; and
-``locks/<key>`` is held meanwhile. The key follows from hub, repository and commit, so what is there never changes. A model appears by the
-renaming of its folder, once its files have been read back and are on the disk. The lock is the kernel's own (``flock``), which lets go of
-it when its holder dies; where the file system has none, each fetches for itself, and the first one's model stays.
+Below the root, ``models/<key>/`` holds a whole model and its ``cache-entry.json``; ``partial/<key>/`` one that is being fetched;
+``locks/<key>`` is held meanwhile; and ``uses/<key>`` was touched when the model was last asked for. The key follows from hub, repository
+and commit, so what is there never changes. A model appears by the renaming of its folder, once its files have been read back and are on
+the disk. The lock is the kernel's own (``flock``), which lets go of it when its holder dies; where the file system has none, each fetches
+for itself, and the first one's model stays.
 """
 
 import errno
@@ -15,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,7 @@ from finetune_trainer.storage.transfer import format_bytes
 logger = logging.getLogger(__name__)
 
 ENTRY: Final = "cache-entry.json"
+DAY: Final = 86_400.0
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -124,6 +126,7 @@ class ModelCache:
         :raises LockTimeout: another fetches it, and is not done after ``wait_seconds``.
         :raises OSError: the volume failed.
         """
+        self._note_use(key)
         if (entry := self.find(key)) is not None:
             return entry
         with self._locked(key, wait_seconds) as alone:
@@ -147,6 +150,46 @@ class ModelCache:
         except FileNotFoundError:
             return
         shutil.rmtree(gone, ignore_errors=True)
+
+    def trim(self, free_bytes: int, unused_days: float, now: float) -> list[tuple[str, CacheEntry]]:
+        """Remove models, the longest unused first, until so much space is free, and return them. What died unfinished goes before them.
+
+        A model that was asked for within ``unused_days`` stays: a run may be loading it. Nobody's use is written down but that of fillers,
+        who ask for every run.
+
+        :param now: Unix time.
+        """
+        self._discard_unfinished(now - DAY)
+        removed: list[tuple[str, CacheEntry]] = []
+        entries = self.measure().entries
+        for key in sorted(entries, key=self._last_use):
+            if shutil.disk_usage(self.root).free >= free_bytes or self._last_use(key) > now - unused_days * DAY:
+                break
+            self.discard(key)
+            removed.append((key, entries[key]))
+        return removed
+
+    def _discard_unfinished(self, before: float) -> None:
+        """Remove what was left in the middle and not touched since ``before``, where nobody holds its lock."""
+        folders = list((self.root / "partial").iterdir()) if (self.root / "partial").is_dir() else []
+        for folder in folders:
+            newest = max((path.stat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
+            if newest < before:
+                with suppress(LockTimeout), self._locked(folder.name.partition(".")[0], 0.0):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def _last_use(self, key: str) -> float:
+        """Return when a model was last asked for: Unix time; of one from before uses were noted, when it was fetched."""
+        for path in (self.root / "uses" / key, self.path_of(key) / ENTRY):
+            with suppress(OSError):
+                return path.stat().st_mtime
+        return 0.0
+
+    def _note_use(self, key: str) -> None:
+        path = self.root / "uses" / key
+        with suppress(OSError):  # only what is removed first hangs on it
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
 
     def measure(self) -> Usage:
         """Return how full the cache is."""

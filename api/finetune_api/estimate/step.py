@@ -1,0 +1,159 @@
+"""What is there at the peak of a training step: what autograd keeps, and the larger of the step's two high points. These are the loss, and
+the backward pass of a layer.
+
+The coefficients count what PyTorch's autograd keeps for the backward pass of a decoder layer as transformers computes it, with the
+adapters of PEFT and the losses of TRL: see each comment. They were derived from the saved tensors, and ``benchmarks/estimate`` holds
+them to PyTorch's tracking.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from finetune_api.estimate.shape import Linear, ModelShape
+from finetune_api.estimate.terms import Term
+from finetune_api.estimate.trained import find_adapted, is_scaled_before
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec.objective import PACKING_OBJECTIVES
+
+TILE_TOKENS: Final = 4096
+TILE_VOCABULARY: Final = 32_768
+"""TRL computes the loss over tiles of so many tokens by so much of the vocabulary."""
+WIDTHS: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Bytes of a number, by type."""
+PAIR_OBJECTIVES: Final = ("dpo", "orpo", "reward")
+"""Objectives whose batch holds both answers of each example."""
+_ORPO_BYTES: Final = 14
+"""Bytes of a logit at ORPO's peak: in 32 bits the logits, two gradients of them, and half of them again as log-probabilities of the chosen
+answers."""
+_DISTILL_BYTES: Final = 32
+"""Bytes of a logit at the peak of distillation, all in 32 bits: student's and teacher's logits, both over the temperature, both as
+log-probabilities, the divergence, and what of it is learnt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What goes through the model at once."""
+
+    rows: int
+    length: int
+    """Tokens of a row, learnt ones before the text included."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows."""
+        return self.rows * self.length
+
+
+def build_batch(spec: FineTuneJobSpec) -> Batch:
+    """Return the micro-batch at its fullest."""
+    training, objective = spec.training, spec.method.objective
+    rows, length = training.per_device_batch_size, training.max_length
+    if training.packing and objective in PACKING_OBJECTIVES:  # packed sequences are laid out in one row, whatever the batch size
+        rows, length = 1, rows * length
+    if objective in PAIR_OBJECTIVES:
+        rows *= 2
+    before_text = spec.method.adapter.resolved_virtual_tokens if spec.method.adapter.type != "prefix-tuning" else 0
+    return Batch(rows, length + before_text)
+
+
+def build_moving_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
+    """Return what a step adds to what is held."""
+    batch, width = build_batch(spec), WIDTHS[spec.method.quantization.compute_dtype]
+    tokens, checkpointing = batch.tokens, spec.training.gradient_checkpointing
+    whole = spec.method.adapter.type == "none"
+    layer = _saved_by_layer(shape, spec, batch.length, width) * tokens
+    # Full fine-tuning holds the weights in 32 bits, and so the sum that runs through the layers.
+    residual = (4 if whole else width) * shape.hidden * tokens
+    passing = _passing(shape, spec, tokens, width)
+    if checkpointing:
+        kept = Term("checkpointed activations", "moving", shape.layers * residual, f"{shape.layers} layers' inputs of {tokens:,} tokens")
+        in_layer = layer + passing
+    else:
+        kept = Term("activations", "moving", shape.layers * layer, f"{shape.layers} layers of {tokens:,} tokens")
+        in_layer = passing - residual * 3
+    keys = batch.length + (spec.method.adapter.resolved_virtual_tokens if spec.method.adapter.type == "prefix-tuning" else 0)
+    mask = Term("attention mask", "moving", batch.tokens * keys, f"one byte for each pair of the {batch.length:,} tokens of a row")
+    terms = [kept, mask]
+    casts = 0
+    if whole and width < 4:
+        casts = width * (shape.linear_parameters + shape.expert_parameters)
+    if whole and width < 4 and not checkpointing:
+        terms.append(Term("weights in 16 bits", "moving", casts, "copies for multiplication, there until the backward pass"))
+        casts = 0
+    loss = _loss_term(shape, spec, batch, width, casts)
+    if loss.size_bytes >= in_layer:
+        return [*terms, loss]
+    words = "one layer, recomputed, and gradients on their way" if checkpointing else "gradients on their way"
+    return [*terms, Term("backward pass", "moving", in_layer, words)]
+
+
+def _loss_term(shape: ModelShape, spec: FineTuneJobSpec, batch: Batch, width: int, casts: int) -> Term:
+    """Return what is there while the loss is computed, beside what is kept for the layers."""
+    tokens, objective = batch.tokens, spec.method.objective
+    # With checkpointing, the last layer's output and the final norm in 32 bits, and the loss's gradient in 32 bits.
+    around = (12 if spec.training.gradient_checkpointing else 5) * shape.hidden * tokens * width // 2
+    copies = ", and copies of the weights in 16 bits" if casts else ""
+    if objective == "reward":
+        return Term("loss", "moving", around + casts, f"one score for each token, and gradients{copies}")
+    if objective in ("orpo", "distill"):
+        each = _ORPO_BYTES if objective == "orpo" else _DISTILL_BYTES
+        size = each * tokens * shape.vocabulary + around + casts
+        whose = "the model's" if objective == "orpo" else "the model's and the teacher's"
+        return Term(
+            "logits", "moving", size, f"{whose} for {tokens:,} tokens by {shape.vocabulary:,} of the vocabulary, {each} bytes each{copies}"
+        )
+    tile = min(tokens, TILE_TOKENS) * TILE_VOCABULARY * width
+    words = f"tiles of {TILE_TOKENS} tokens by {TILE_VOCABULARY:,} of the vocabulary, and gradients{copies}"
+    if spec.method.adapter.type == "none":
+        tile += 4 * shape.vocabulary * shape.hidden  # the head's gradient, added up in 32 bits before it joins the others
+    return Term("loss", "moving", around + tile + casts, words)
+
+
+def _saved_by_layer(shape: ModelShape, spec: FineTuneJobSpec, length: int, width: int) -> int:
+    """Return the bytes a token that autograd keeps for the backward pass of one layer."""
+    adapter = spec.method.adapter
+    whole = adapter.type == "none"
+    size = 2 * 4 * shape.hidden + 2 * 4  # both norms keep their input in 32 bits, and the root of each token
+    size += 4 * width * shape.query + 4 * shape.heads  # attention: queries; keys and values, repeated for each head; output; log-sum
+    size += width * length  # the mask in the attention's type
+    if shape.head_norms:
+        size += 4 * (shape.query + shape.key_value) + 4 * (shape.heads + shape.kv_heads)
+    active = shape.experts_per_token or 1
+    size += active * 3 * width * shape.intermediate  # gate, its activation, up
+    if whole:
+        size += 2 * 4 * shape.hidden  # both norms' results before their weights, for the weights' gradients
+        # each layer's own copy of its input in 16 bits, for its weights' gradients
+        inputs = sum(linear.inputs for linear in shape.linears if linear.slot != "output")
+        return size + width * inputs
+    adapted = find_adapted(shape, spec)
+    if adapter.type == "ia3":  # what is scaled
+        return size + sum(width * (linear.inputs if is_scaled_before(linear) else linear.outputs) for linear in adapted)
+    return size + _saved_by_updates(spec, adapted, width)
+
+
+def _saved_by_updates(spec: FineTuneJobSpec, adapted: list[Linear], width: int) -> int:
+    """Return the bytes a token that updates of low rank keep in one layer."""
+    adapter = spec.method.adapter
+    rank = adapter.resolved_init_r if adapter.type == "adalora" else adapter.r
+    size = 0
+    inputs: dict[str, int] = {}
+    for linear in adapted:
+        size += width * rank
+        if adapter.dropout:
+            size += linear.inputs * (width + 1)  # the input after dropout, and dropout's mask
+        else:
+            inputs[linear.slot] = linear.inputs  # one tensor for all that read it
+        if adapter.dora:
+            size += 2 * width * linear.outputs  # both results, for the magnitude's gradient
+    inputs.pop("output", None)  # attention keeps it already
+    return size + width * sum(inputs.values())
+
+
+def _passing(shape: ModelShape, spec: FineTuneJobSpec, tokens: int, width: int) -> int:
+    """Return the bytes of gradients and scratch on their way through one layer's backward pass."""
+    gradients = tokens * (10 * shape.hidden + 2 * shape.intermediate) * width // 2
+    if spec.method.adapter.type == "none":
+        return gradients + sum(linear.weights for linear in shape.linears) * width
+    if spec.method.quantization.type == "none":  # the adapter is in 32 bits there, and so are its input and that input's gradient
+        return gradients + tokens * 2 * 4 * shape.intermediate
+    return gradients + width * max((linear.weights for linear in shape.linears), default=0)  # one matrix, dequantised

@@ -1,0 +1,122 @@
+"""What a run needs of a GPU is said where its model is known, and what the cluster has beside it."""
+
+from typing import Any, cast
+
+import pytest
+
+from finetune_api.progress import Metrics
+from finetune_api.status import Condition, ConditionType
+from finetune_operator.capacity import LargestGpu, Request, Verdict
+from finetune_operator.kube.client import FINETUNEJOBS
+from finetune_operator.kube.store import Store
+from finetune_operator.memory import compute_need, describe_shortage
+from finetune_operator.nodes import NodeBook
+from finetune_operator.observe import Observer
+from finetune_operator.status.compute import compute_status
+from tests.support.manifests import Manifest
+from tests.support.world import NOW, UID, build_finetunejob, build_spec
+
+KNOWN: Manifest = {"model": {"uri": "hf://meta-llama/Llama-3.1-70B-Instruct"}}
+UNKNOWN: Manifest = {"model": {"uri": "s3://team-a/model"}}
+L4 = LargestGpu(23034 * 2**20, "nvidia.com/gpu of the cluster (NVIDIA-L4)")
+
+
+def test_a_well_known_model_is_estimated_without_being_read() -> None:
+    need = compute_need(build_spec(KNOWN), None)
+    assert need is not None
+    assert 50 < need.size_bytes / 2**30 < 65
+    assert need.words.startswith(f"Needs about {need.size_bytes / 2**30:.1f} GiB of a GPU's memory, by estimate (base in 4 bits 31.")
+
+
+def test_of_any_other_model_the_trainer_tells_after_its_first_attempt() -> None:
+    assert compute_need(build_spec(UNKNOWN), None) is None
+    assert compute_need(build_spec(UNKNOWN), Metrics()) is None
+    need = compute_need(build_spec(UNKNOWN), Metrics(gpu_memory_estimate_bytes=31 * 2**30))
+    assert need is not None
+    assert need.words == "Needs about 31 GiB of a GPU's memory, by the trainer's estimate."
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {**KNOWN, "resources": {"gpus": 0}},
+        {"model": {"uri": "hf://someone/Llama-3.1-70B-Instruct"}},
+        {
+            **KNOWN,
+            "method": {"objective": "distill", "distill": {"teacher": {"uri": "s3://team-a/teacher"}}},
+        },
+    ],
+    ids=["on the CPU", "somebody's own", "a teacher that is not known"],
+)
+def test_what_is_not_known_is_not_guessed(spec: Manifest) -> None:
+    assert compute_need(build_spec(spec), None) is None
+
+
+def test_what_would_make_it_fit_is_said() -> None:
+    spec = build_spec({"model": {"uri": "hf://Qwen/Qwen2.5-32B"}})
+    words = describe_shortage(spec, L4)
+    assert words.startswith("The largest nvidia.com/gpu of the cluster (NVIDIA-L4) has 22.5 GiB: the run will probably run out of memory. ")
+    assert words.endswith("It would fit with training.maxLength: 256; or with training.perDeviceBatchSize: 1, training.maxLength: 512.")
+    assert describe_shortage(build_spec(KNOWN), L4).endswith("No single change would make it fit.")
+
+
+class Nodes:
+    """Stands for the book of nodes: answers what a test says."""
+
+    def __init__(self) -> None:
+        self.verdict: Verdict | None = None
+        self.asked: list[tuple[Request, bool]] = []
+
+    def judge(self, uid: str, request: Request, *, says_more: bool = False, once: bool = False) -> Verdict | None:
+        del uid, once
+        self.asked.append((request, says_more))
+        return self.verdict
+
+
+class World:
+    """A run, and what its status says after each look at it."""
+
+    def __init__(self, spec: Manifest) -> None:
+        self.nodes = Nodes()
+        self.store = Store()
+        self.observer = Observer(self.store, simulated_gpus=False, nodes=cast("NodeBook", self.nodes))
+        self.spec = spec
+        self.status: Manifest | None = None
+        self.version = 0
+
+    def accepted(self, verdict: Verdict | None, **spec: Any) -> Condition:
+        self.version += 1
+        self.nodes.verdict = verdict
+        self.store.put(FINETUNEJOBS, build_finetunejob(self.spec | spec, self.status, version=self.version))
+        observation = self.observer.observe(UID)
+        assert observation is not None
+        status = compute_status(observation, NOW)
+        self.status = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return next(each for each in status.conditions if each.type == ConditionType.ACCEPTED)
+
+
+def test_accepted_says_the_estimate_and_that_no_gpu_has_so_much() -> None:
+    world = World(KNOWN)
+    accepted = world.accepted(Verdict(too_small=L4))
+    assert (accepted.status, accepted.reason) == ("True", "Valid")
+    assert accepted.message.startswith("Needs about ")
+    assert "The largest nvidia.com/gpu of the cluster (NVIDIA-L4) has 22.5 GiB" in accepted.message
+    ((request, _),) = world.nodes.asked
+    assert request.needed_bytes is not None
+
+
+def test_the_words_stay_while_nobody_looks_at_nodes_and_go_when_a_larger_one_has_come() -> None:
+    """Nodes are looked at only while a run waits: the same words need no write."""
+    world = World(KNOWN)
+    before = world.accepted(None)
+    assert "The largest" not in before.message
+    said = world.accepted(Verdict(too_small=L4))
+    assert world.accepted(None) == said
+    assert [says_more for _, says_more in world.nodes.asked] == [False, False, True]
+    assert world.accepted(Verdict()).message == before.message
+
+
+def test_a_run_whose_model_is_not_known_is_accepted_without_words() -> None:
+    world = World(UNKNOWN)
+    assert world.accepted(Verdict()).message == ""
+    assert [request.needed_bytes for request, _ in world.nodes.asked] == [None]
