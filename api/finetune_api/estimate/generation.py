@@ -37,7 +37,9 @@ def _build(shape: ModelShape, spec: FineTuneJobSpec, rows: int, prompt: int, lon
     width = WIDTHS[spec.method.quantization.compute_dtype]
     cache = rows * longest * shape.layers * 2 * shape.key_value * width
     active = shape.experts_per_token or 1
-    through = rows * prompt * width * max(3 * active * shape.intermediate + 2 * shape.hidden, 4 * shape.query + 4 * shape.hidden)
+    # In a layer: the gated product, the last linear layer's own result and its adapter's, before and after it is scaled; the sum that runs
+    # through; and its norm, in 16 bits and 32.
+    through = rows * prompt * width * (4 * active * shape.intermediate + 7 * shape.hidden // 2)
     logits = rows * shape.vocabulary * (width + 2 * 4)
     return [
         Term("keys and values", "moving", cache, f"of {rows} answers at once, of {longest:,} tokens with their prompts"),

@@ -11,7 +11,7 @@ from typing import Final
 
 from finetune_api.estimate.shape import Linear, ModelShape
 from finetune_api.estimate.terms import Term
-from finetune_api.estimate.trained import find_adapted, is_scaled_before
+from finetune_api.estimate.trained import build_trained, find_adapted, is_scaled_before
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.spec.objective import PACKING_OBJECTIVES
 
@@ -22,12 +22,12 @@ WIDTHS: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of a number, by type."""
 PAIR_OBJECTIVES: Final = ("dpo", "orpo", "reward")
 """Objectives whose batch holds both answers of each example."""
-_ORPO_BYTES: Final = 14
-"""Bytes of a logit at ORPO's peak: in 32 bits the logits, two gradients of them, and half of them again as log-probabilities of the chosen
-answers."""
-_DISTILL_BYTES: Final = 32
+_ORPO_BYTES: Final = 18
+"""Bytes of a logit at ORPO's peak, most in 32 bits: the logits, three gradients of them on their way to one another, and half of them again
+as log-probabilities of the chosen answers."""
+_DISTILL_BYTES: Final = 36
 """Bytes of a logit at the peak of distillation, all in 32 bits: student's and teacher's logits, both over the temperature, both as
-log-probabilities, the divergence, and what of it is learnt."""
+log-probabilities, the divergence and a copy of it, and what of it is learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,10 @@ def build_moving_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
     if whole and width < 4 and not checkpointing:
         terms.append(Term("weights in 16 bits", "moving", casts, "copies for multiplication, there until the backward pass"))
         casts = 0
+    if spec.method.adapter.type == "p-tuning" and width < 4:
+        network = build_trained(shape, spec).numbers - spec.method.adapter.resolved_virtual_tokens * shape.hidden
+        words = "a copy of P-tuning's for multiplication, there until its backward pass"
+        terms.append(Term("network in 16 bits", "moving", width * network, words))
     loss = _loss_term(shape, spec, batch, width, casts)
     if loss.size_bytes >= in_layer:
         return [*terms, loss]
@@ -97,7 +101,7 @@ def _loss_term(shape: ModelShape, spec: FineTuneJobSpec, batch: Batch, width: in
         return Term("loss", "moving", around + casts, f"one score for each token, and gradients{copies}")
     if objective in ("orpo", "distill"):
         each = _ORPO_BYTES if objective == "orpo" else _DISTILL_BYTES
-        size = each * tokens * shape.vocabulary + around + casts
+        size = each * tokens * shape.vocabulary + casts
         whose = "the model's" if objective == "orpo" else "the model's and the teacher's"
         return Term(
             "logits", "moving", size, f"{whose} for {tokens:,} tokens by {shape.vocabulary:,} of the vocabulary, {each} bytes each{copies}"
@@ -154,6 +158,10 @@ def _passing(shape: ModelShape, spec: FineTuneJobSpec, tokens: int, width: int) 
     gradients = tokens * (10 * shape.hidden + 2 * shape.intermediate) * width // 2
     if spec.method.adapter.type == "none":
         return gradients + sum(linear.weights for linear in shape.linears) * width
+    if spec.method.adapter.type == "ia3" and spec.method.quantization.type != "none":
+        gradients += tokens * 6 * shape.intermediate  # what is scaled is in 32 bits, and bitsandbytes' layers want a copy of it
+    if spec.method.adapter.type == "adalora":
+        gradients += tokens * 3 * shape.intermediate  # the update is divided by its rank in 32 bits
     if spec.method.quantization.type == "none":  # the adapter is in 32 bits there, and so are its input and that input's gradient
         return gradients + tokens * 2 * 4 * shape.intermediate
     return gradients + width * max((linear.weights for linear in shape.linears), default=0)  # one matrix, dequantised
