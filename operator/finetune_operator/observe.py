@@ -59,8 +59,8 @@ class Observer:
         self._simulated_gpus = simulated_gpus
         self._specs: OrderedDict[str, tuple[int, Parsed]] = OrderedDict()
         self._needs: OrderedDict[str, tuple[tuple[int, int | None], MemoryNeed | None]] = OrderedDict()
-        self._judged: OrderedDict[str, int] = OrderedDict()
-        """By run: the generation that was held against the nodes."""
+        self._judged: OrderedDict[str, tuple[int, Verdict]] = OrderedDict()
+        """By run: the generation that was held against the nodes last, and what they meant."""
         self._shortages: OrderedDict[str, tuple[tuple[int, int, int], str]] = OrderedDict()
 
     def observe(self, uid: str, refusal: Refusal | None = None) -> Observation | None:
@@ -172,15 +172,18 @@ class Observer:
         if self._nodes is None or spec is None or (status.phase is not None and status.phase.is_terminal):
             return None
         settled = spec.suspend or any(pod["spec"].get("nodeName") and not is_over(pod) for pod in pods)
-        if settled and (need is None or self._judged.get(uid) == generation):
+        if settled and need is None:
             return None
+        judged = self._judged.get(uid)
+        if settled and judged is not None and judged[0] == generation:
+            return replace(judged[1], misfit=None)
         request = Request(spec.resources, spec.pod.node_selector, need.size_bytes if need is not None else None)
         said = next((each.message for each in status.conditions if each.type == ConditionType.ACCEPTED), "")
         says_more = need is not None and said not in ("", need.words)
         verdict = self._nodes.judge(uid, request, says_more=says_more, once=settled)
         if verdict is None:
             return None
-        self._judged[uid] = generation
+        self._judged[uid] = (generation, verdict)
         if len(self._judged) > SPECS_KEPT:
             self._judged.popitem(last=False)
         return replace(verdict, misfit=None) if settled else verdict

@@ -75,7 +75,9 @@ def test_what_a_well_known_model_needs_is_said_when_it_is_accepted(new_run: NewR
     """The estimate places no pod: it runs all the same, and may get over it by itself."""
     run = new_run()
     run.apply({"model": {"uri": "hf://meta-llama/Llama-3.1-70B"}, "resources": {"gpuProducts": ["NVIDIA-L4"]}})
-    wait_until(lambda: "The largest" in run.condition("Accepted")["message"], "the estimate is held against the nodes", 40, run.explain)
+    wait_until(
+        lambda: "The largest" in run.condition("Accepted").get("message", ""), "the estimate is held against the nodes", 40, run.explain
+    )
     message = run.condition("Accepted")["message"]
     assert re.match(r"Needs about \d\d(\.\d)? GiB of a GPU's memory, by estimate \(base in 4 bits 31\.", message)
     assert "The largest nvidia.com/gpu of the cluster (NVIDIA-L4) has 22.5 GiB: the run will probably run out of memory." in message

@@ -84,11 +84,12 @@ class World:
         self.status: Manifest | None = None
         self.version = 0
 
-    def accepted(self, verdict: Verdict | None, **spec: Any) -> Condition:
+    def accepted(self, verdict: Verdict | None, *, looks: int = 1, **spec: Any) -> Condition:
         self.version += 1
         self.nodes.verdict = verdict
         self.store.put(FINETUNEJOBS, build_finetunejob(self.spec | spec, self.status, version=self.version))
-        observation = self.observer.observe(UID)
+        for _ in range(looks):
+            observation = self.observer.observe(UID)
         assert observation is not None
         status = compute_status(observation, NOW)
         self.status = status.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -114,6 +115,16 @@ def test_the_words_stay_while_nobody_looks_at_nodes_and_go_when_a_larger_one_has
     assert world.accepted(None) == said
     assert [says_more for _, says_more in world.nodes.asked] == [False, False, True]
     assert world.accepted(Verdict()).message == before.message
+
+
+def test_a_run_that_has_no_need_of_a_node_any_more_is_held_against_them_once() -> None:
+    """A pass observes more than once, and all of it must say the same."""
+    world = World(KNOWN)
+    said = world.accepted(Verdict(misfit="no node", too_small=L4), looks=3, suspend=True)
+    assert "The largest" in said.message
+    assert len(world.nodes.asked) == 1
+    assert world.status is not None
+    assert "no node" not in str(world.status)
 
 
 def test_a_run_whose_model_is_not_known_is_accepted_without_words() -> None:
