@@ -78,6 +78,10 @@ def _sum(terms: list[Term]) -> int:
 def _check(shape: ModelShape, spec: FineTuneJobSpec, teacher: ModelShape | None) -> None:
     if spec.method.adapter.target_parameters is not None:
         raise ShapeUnknown("not estimated: method.adapter.targetParameters, whose updates are added to the experts' weights themselves")
+    if spec.training.sharding != "none":
+        raise ShapeUnknown("not estimated: training.sharding, by which each GPU holds a part of the model")
+    if spec.training.activation_offloading:
+        raise ShapeUnknown("not estimated: training.activationOffloading, by which activations are in the node's memory")
     if spec.method.objective == "distill" and teacher is None:
         raise ShapeUnknown("not estimated: the teacher's shape (method.distill.teacher) is not known")
     if shape.experts and spec.method.adapter.type == "none":
@@ -131,10 +135,5 @@ def _notes(shape: ModelShape, spec: FineTuneJobSpec, moving: int) -> tuple[str, 
             f"not counted: answers to samples and tasks, which take {more:.1f} GiB more than a step where prompts are as long as maxLength"
         )
     if spec.resources.gpus * spec.resources.nodes > 1:
-        held = (
-            "each holds the whole base model"
-            if spec.training.sharding == "none"
-            else "training.sharding, by which each needs less, is left out"
-        )
-        notes.append(f"counted for one GPU of several: {held}")
+        notes.append("counted for one GPU of several: each holds the whole base model")
     return tuple(notes)

@@ -7,6 +7,7 @@ import pytest
 
 from finetune_api.estimate import ShapeUnknown, compute_changes_that_fit, compute_estimate, find_known_shape, read_shape
 from finetune_api.estimate.known import list_known
+from finetune_api.estimate.step import build_batch
 from finetune_api.resource import parse_spec
 from finetune_api.spec import FineTuneJobSpec
 from tests.support.manifests import build_minimal_manifest, merge
@@ -22,6 +23,8 @@ LLAMA_8B: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 GIB = 2**30
+LINEARS = ((4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096), (4096, 14336), (4096, 14336), (14336, 4096))
+"""Inputs and outputs of the linear layers of a decoder layer of it."""
 
 
 def spec(**patch: Any) -> FineTuneJobSpec:
@@ -202,3 +205,72 @@ def test_how_a_known_model_was_tuned_does_not_change_its_shape(uri: str, like: s
 )
 def test_a_model_that_only_sounds_like_a_known_one_is_not_known(uri: str) -> None:
     assert find_known_shape(uri) is None
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        ({"method": {"objective": "distill", "distill": {"teacher": {"uri": "hf://a/b"}}}}, "the teacher's shape"),
+        ({"method": {"adapter": {"targetParameters": "experts", "dropout": 0}}}, "targetParameters"),
+        ({"resources": {"gpus": 2}, "training": {"sharding": "full"}}, "training.sharding"),
+        ({"training": {"activationOffloading": True}}, "training.activationOffloading"),
+    ],
+)
+def test_what_cannot_be_estimated_is_said_plainly(patch: dict[str, Any], words: str) -> None:
+    with pytest.raises(ShapeUnknown, match=f"^not estimated: .*{words}"):
+        compute_estimate(read_shape(LLAMA_8B), spec(**patch))
+
+
+def test_what_is_left_out_is_noted() -> None:
+    shape = read_shape(LLAMA_8B)
+
+    def notes(**patch: Any) -> str:
+        return " ".join(compute_estimate(shape, spec(**patch)).notes)
+
+    assert "int8 was not held against a measurement" in notes(method={"quantization": {"type": "int8"}})
+    assert "the initialisation eva works before training" in notes(method={"adapter": {"init": "eva"}})
+    long_answers = {"training": {"perDeviceBatchSize": 1, "packing": False}, "evaluation": {"samples": {"count": 8}}}
+    assert "not counted: answers to samples and tasks" in notes(**long_answers)
+    assert notes(evaluation={"samples": {"count": 0}}) == ""
+
+
+@pytest.mark.parametrize(
+    ("adapter", "numbers"),
+    [
+        ({"type": "adalora"}, 32 * sum(24 * (inputs + outputs + 1) for inputs, outputs in LINEARS)),
+        ({"type": "ia3"}, 32 * (4096 + 1024 + 1024 + 4096 + 2 * 14336 + 14336)),
+        ({"type": "prompt-tuning"}, 20 * 4096),
+        ({"type": "p-tuning"}, 20 * 4096 + 3 * (4096 * 4096 + 4096)),
+        ({"type": "prefix-tuning", "virtualTokens": 8}, 8 * 32 * 2 * 1024),
+        ({"type": "none"}, 8_030_261_248),
+    ],
+    ids=lambda value: value["type"] if isinstance(value, dict) else "",
+)
+def test_what_each_adapter_trains_is_counted(adapter: dict[str, Any], numbers: int) -> None:
+    plain = {"packing": False, "gradientCheckpointing": False}
+    method = {"adapter": adapter, "quantization": {"type": "none" if adapter["type"] == "none" else "nf4"}}
+    terms = estimate(method=method, training=plain)
+    assert terms["whole model" if adapter["type"] == "none" else "adapter"] == terms["gradients"] == 4 * numbers
+    assert ("base in 4 bits" in terms) is (adapter["type"] != "none")
+
+
+@pytest.mark.parametrize("objective", ["dpo", "orpo", "reward"])
+def test_both_answers_of_a_pair_are_in_a_batch(objective: str) -> None:
+    assert build_batch(spec(method={"objective": objective}, training={"packing": False})).rows == 8
+    assert build_batch(spec(method={"objective": "kto"}, training={"packing": False})).rows == 4
+
+
+def test_a_teacher_is_held_beside_the_base() -> None:
+    shape = read_shape(LLAMA_8B)
+    distill = spec(method={"objective": "distill", "distill": {"teacher": {"uri": "hf://a/b"}}})
+    terms = {term.name: term.size_bytes for term in compute_estimate(shape, distill, shape).terms}
+    assert terms["teacher: base in 4 bits"] == terms["base in 4 bits"]
+    assert terms["logits"] > 30 * 8192 * 128256
+
+
+def test_answers_of_a_whole_step_are_drawn_at_once() -> None:
+    rewards = [{"name": "short", "type": "length", "maxTokens": 64}]
+    method = {"objective": "grpo", "grpo": {"rewards": rewards}}
+    terms = estimate(method=method, training={"packing": False, "gradientAccumulationSteps": 16})
+    assert terms["keys and values"] == 64 * 2048 * 32 * 2 * 1024 * 2
+    assert "checkpointed activations" not in terms, "nothing of a step is there then"
