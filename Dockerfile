@@ -40,7 +40,7 @@ FROM tools AS requirements
 ARG TRAINER_EXTRAS=
 COPY pyproject.toml uv.lock /source/
 RUN for target in operator trainer; do \
-      extras="--extra $target"; if [ $target = trainer ]; then extras="$extras --extra trackers"; fi; \
+      extras="--extra $target --extra tracing"; if [ $target = trainer ]; then extras="$extras --extra trackers"; fi; \
       if [ $target = trainer ]; then for extra in $(echo "$TRAINER_EXTRAS" | tr , ' '); do extras="$extras --extra $extra"; done; fi; \
       mkdir -p /requirements/$target && \
       /opt/tools/bin/uv export --project /source --frozen --no-dev $extras --no-emit-project --no-header --no-annotate --quiet \

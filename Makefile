@@ -51,7 +51,7 @@ operator-alone: operator-environment ## The operator's tests in an environment w
 
 .PHONY: operator-environment
 operator-environment: $(UV)
-	UV_PROJECT_ENVIRONMENT=.venv-operator $(UV) sync --quiet --frozen --no-default-groups --extra operator --group test
+	UV_PROJECT_ENVIRONMENT=.venv-operator $(UV) sync --quiet --frozen --no-default-groups --extra operator --extra tracing --group test
 
 .PHONY: integration
 integration: setup binaries chromium ## Tests on a real control plane (etcd, API server, controllers, scheduler): no root needed
@@ -145,8 +145,13 @@ matrix: setup ## Every adapter x quantisation x objective x 1 or 2 processes, tr
 families: setup ## Every family of models in every way, as tiny ones: docs/reference/families.md. Takes minutes
 	$(PYTHON) -m benchmarks.families
 
+.PHONY: dashboard
+dashboard: setup binaries chromium ## A live operator, Prometheus, and the docs' picture of what the dashboard shows of it
+	$(PYTHON) -c 'from finetune_devcluster.binaries import ensure_binaries; ensure_binaries(["prometheus"])'
+	FINETUNE_PROMETHEUS=1 FINETUNE_PICTURES=docs/pictures $(PYTEST) tests/integration/operator/test_dashboard_picture.py
+
 .PHONY: pictures
-pictures: setup binaries chromium page ## The docs' pictures, of the page and of a real run on a cluster of its own: docs/pictures. Takes minutes
+pictures: setup binaries chromium page dashboard ## The docs' pictures, of page, dashboard and a real run on a cluster of its own: docs/pictures. Takes minutes
 	-$(PYTHON) -m finetune_devcluster packages
 	trap '$(PYTHON) examples/quickstart/demo.py --cluster pictures --down' EXIT; \
 	  $(PYTHON) examples/quickstart/demo.py --cluster pictures --simulated-gpus 1 --keep && $(PYTHON) -m release.pictures --cluster pictures

@@ -6,7 +6,7 @@ from typing import Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-IMAGES: Final = {"operator": ("operator",), "trainer": ("trainer", "trackers")}
+IMAGES: Final = {"operator": ("operator", "tracing"), "trainer": ("trainer", "trackers", "tracing")}
 """Extras of each image, as in the Dockerfile."""
 EXTRAS: Final = {**IMAGES, "cli": ("cli",)}
 """The command line too: it is no image, but people install it."""

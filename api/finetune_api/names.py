@@ -51,6 +51,13 @@ ENV_CONFIG: Final = "FINETUNE_CONFIG"
 """Environment variable that holds the whole :class:`~finetune_api.trainer_config.TrainerConfig` as JSON."""
 ENV_REPORT_FILE: Final = "FINETUNE_REPORT_FILE"
 """Environment variable of a local run: the file that its newest report is written to, instead of being sent."""
+ENV_TRACEPARENT: Final = "TRACEPARENT"
+"""Environment variable that holds the span which the trainer's are children of, as W3C Trace Context writes it."""
+ENV_TRACING_ENDPOINT: Final = "FINETUNE_TRACING_ENDPOINT"
+"""Environment variable that holds the address of the OTLP/HTTP receiver that spans go to, of operator and trainer. Not OpenTelemetry's
+own name: libraries in the trainer that trace on their own account would send theirs, and our headers, elsewhere."""
+ENV_TRACING_HEADERS: Final = "FINETUNE_TRACING_HEADERS"
+"""Environment variable that holds headers for it: ``name=value,name=value``."""
 ENV_POD_NAME: Final = "FINETUNE_POD_NAME"
 """Name of the trainer's pod, from the downward API."""
 ENV_PREFIX_MODEL: Final = "FINETUNE_MODEL_"
@@ -105,6 +112,10 @@ SUMMARY_MAX_BYTES: Final = 4096
 """Kubernetes keeps at most this many bytes of a container's termination message."""
 HISTORY_MAX_POINTS: Final = 64
 """Most points of the loss curve kept in status."""
+CURVES_MAX_POINTS: Final = 32
+"""Most points of each other curve there."""
+EXCERPT_MAX_CHARACTERS: Final = 280
+"""Longest text of a sample there."""
 
 
 def report_audience(job_uid: str) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, PlainSerializer
 
 from finetune_api.base import StoredModel, Timestamp
-from finetune_api.names import HISTORY_MAX_POINTS
+from finetune_api.names import CURVES_MAX_POINTS, EXCERPT_MAX_CHARACTERS, HISTORY_MAX_POINTS
 
 
 def _round(digits: int) -> PlainSerializer:
@@ -14,6 +14,7 @@ def _round(digits: int) -> PlainSerializer:
 
 
 MAX_ADJUSTMENTS = 8
+MAX_SAMPLES_IN_STATUS = 4
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Measure = Annotated[float, Field(ge=0, le=1e15), _round(6)]
 Loss = Annotated[float, Field(ge=-1e6, le=1e6), _round(5)]
@@ -49,6 +50,36 @@ class LossPoint(StoredModel):
 
 Signed = Annotated[float, Field(ge=-1e15, le=1e15), _round(6)]
 Share = Annotated[float, Field(ge=0, le=1), _round(5)]
+
+
+class Curves(StoredModel):
+    """Figures over the run: lists of one length, of which each has the value at the step of the same place. One that was not measured
+    all along is empty."""
+
+    steps: Annotated[list[Count], Field(max_length=CURVES_MAX_POINTS)] = Field(default_factory=list)
+    """Optimizer steps, thinned to at most 32 over the whole run."""
+    learning_rate: Annotated[list[Measure], Field(max_length=CURVES_MAX_POINTS)] = Field(default_factory=list)
+    """Learning rate there."""
+    grad_norm: Annotated[list[Measure], Field(max_length=CURVES_MAX_POINTS)] = Field(default_factory=list)
+    """Norm of the gradient there, before clipping."""
+    tokens_per_second: Annotated[list[Measure], Field(max_length=CURVES_MAX_POINTS)] = Field(default_factory=list)
+    """Training tokens a second."""
+    memory_bytes: Annotated[list[Count], Field(max_length=CURVES_MAX_POINTS)] = Field(default_factory=list)
+    """Memory held, in bytes: by the GPU's allocator at its most, or by the process where there is no GPU."""
+
+
+Excerpt = Annotated[str, Field(max_length=EXCERPT_MAX_CHARACTERS)]
+
+
+class SampleExcerpt(StoredModel):
+    """A sample of `evaluation.samples`, cut to what fits in a status."""
+
+    prompt: Excerpt
+    """The prompt's end, as the model read it."""
+    before: Excerpt | None = None
+    """The beginning of the answer before training."""
+    after: Excerpt | None = None
+    """The beginning of the answer after it."""
 
 
 class TaskScore(StoredModel):
@@ -131,6 +162,10 @@ class Metrics(StoredModel):
     """Scores of `evaluation.harness`."""
     history: Annotated[list[LossPoint], Field(max_length=HISTORY_MAX_POINTS)] = Field(default_factory=list)
     """The loss curve, thinned to at most 64 points over the whole run."""
+    curves: Curves | None = None
+    """More curves."""
+    samples: Annotated[list[SampleExcerpt], Field(max_length=MAX_SAMPLES_IN_STATUS)] = Field(default_factory=list)
+    """Answers before and after training, where `evaluation.samples.inStatus` asks for them."""
 
 
 class DatasetCounts(StoredModel):

@@ -39,20 +39,25 @@ class TrainerSummary(StoredModel):
 def encode_summary(summary: TrainerSummary) -> str:
     """Return ``summary`` as JSON of at most :data:`SUMMARY_MAX_BYTES` bytes.
 
-    What is too much goes in this order: every other point of the curve, the curve, the base model's name at artifacts (it is the same for
+    What is too much goes in this order: the other curves, every other point of the loss curve, the loss curve, the last of the samples
+    and so on to the first, the base model's name at artifacts (it is the same for
     all, and in the specification), the scores of tasks (they are in the manifest, too), the end of the message. Outcome, reason and
     artifacts always stay; as many artifacts as there can be, of the longest names there are, always fit.
     """
+    if len(_dump(summary)) > SUMMARY_MAX_BYTES:
+        summary = _replace(summary, curves=None)
     while len(text := _dump(summary)) > SUMMARY_MAX_BYTES and summary.metrics.history:
-        thinned = summary.metrics.history[1::2] if len(summary.metrics.history) > 8 else []
-        summary = summary.model_copy(update={"metrics": summary.metrics.model_copy(update={"history": thinned})})
+        summary = _replace(summary, history=summary.metrics.history[1::2] if len(summary.metrics.history) > 8 else [])
+    while len(text) > SUMMARY_MAX_BYTES and summary.metrics.samples:
+        summary = _replace(summary, samples=summary.metrics.samples[:-1])
+        text = _dump(summary)
     if len(text) > SUMMARY_MAX_BYTES:
         unnamed = [artifact.model_copy(update={"base_model": ""}) for artifact in summary.artifacts]
         summary = summary.model_copy(update={"artifacts": [*summary.artifacts[:1], *unnamed[1:]]})
         if len(text := _dump(summary)) > SUMMARY_MAX_BYTES and len(unnamed) > 1:
             summary = summary.model_copy(update={"artifacts": unnamed})
             if len(text := _dump(summary)) > SUMMARY_MAX_BYTES:
-                summary = summary.model_copy(update={"metrics": summary.metrics.model_copy(update={"tasks": [], "harness": []})})
+                summary = _replace(summary, tasks=[], harness=[])
                 text = _dump(summary)
     low, high = 0, len(summary.message)
     if len(text) <= SUMMARY_MAX_BYTES:
@@ -76,6 +81,10 @@ def decode_summary(text: str) -> TrainerSummary | None:
 
 def _dump(summary: TrainerSummary) -> bytes:
     return summary.model_dump_json(exclude_none=True).encode()
+
+
+def _replace(summary: TrainerSummary, **changes: object) -> TrainerSummary:
+    return summary.model_copy(update={"metrics": summary.metrics.model_copy(update=changes)})
 
 
 def _shorten(summary: TrainerSummary, length: int) -> TrainerSummary:

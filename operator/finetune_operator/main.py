@@ -39,6 +39,7 @@ from finetune_operator.page.access import Gatekeeper
 from finetune_operator.page.server import Page
 from finetune_operator.queue import WorkQueue
 from finetune_operator.reconcile import Reconciler
+from finetune_operator.recording import record_call
 from finetune_operator.reports.authentication import Authenticator
 from finetune_operator.reports.book import ReportBook
 from finetune_operator.reports.credentials import ReceiverCredentials
@@ -47,6 +48,7 @@ from finetune_operator.reports.relay import Relay
 from finetune_operator.settings import OperatorSettings, SettingsInvalid, read_settings
 from finetune_operator.sweeps.observe import SweepObserver
 from finetune_operator.sweeps.reconcile import SweepReconciler
+from finetune_operator.tracing import TracingUnavailable, open_traces
 from finetune_operator.worker import work_forever
 
 START_SECONDS: Final = 60.0
@@ -86,7 +88,7 @@ def main() -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings))
-    except* (ApiError, OSError, WatchesBroken) as failures:
+    except* (ApiError, OSError, WatchesBroken, TracingUnavailable) as failures:
         for failure in failures.exceptions:
             log.critical("stopped: %s", failure)
         sys.exit(1)
@@ -106,7 +108,12 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
     registry = CollectorRegistry()
     metrics = OperationMetrics(registry)
     metrics.add_event_loop(asyncio.get_running_loop())
-    client.on_call = metrics.note_call
+
+    def note_call(verb: str, path: str, status: int, seconds: float) -> None:
+        metrics.note_call(verb, path, status, seconds)
+        record_call(verb, path, status, seconds)
+
+    client.on_call = note_call
     writer = client.fenced(lambda: leadership.seconds_left)
     queue, sweep_queue = WorkQueue(), WorkQueue()
     store = Store(on_trial=lambda sweep: sweep_queue.add_after(sweep, TRIAL_SECONDS))
@@ -151,7 +158,9 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
         defaults=settings.defaults,
     )
     actor = Actor(writer, store, settings.trainer, reporting, kueue.book)
-    reconciler = Reconciler(writer, store, observer, actor, book, _now, usage)
+    traces = open_traces(settings.trainer.tracing, settings, store) if settings.trainer.tracing is not None else None
+    reconciler = Reconciler(writer, store, observer, actor, book, _now, usage, traces)
+    reconcile = traces.trace_reconcile(reconciler.reconcile) if traces is not None else reconciler.reconcile
     sweep_reconciler = SweepReconciler(writer, store, SweepObserver(store), queue.add, _now)
     relay = Relay(leadership, hosts[0], lambda: credentials.authority)
     receiver = Receiver(Authenticator(client), store, book, relay)
@@ -176,7 +185,8 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
     if service or settings.page_service:
         await credentials.load()
         if service:
-            runners.append(await _serve(receiver.build_app(), settings.report_port, credentials))
+            middlewares = [traces.trace_report] if traces is not None else []
+            runners.append(await _serve(receiver.build_app(middlewares), settings.report_port, credentials))
         if settings.page_service:
             runners.append(await _serve(page.build_app(), settings.page_port, credentials))
         background.append(credentials.renew_forever())
@@ -201,7 +211,7 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
         async with asyncio.TaskGroup() as group:
             group.create_task(book.write_forever())
             for _ in range(settings.workers):
-                group.create_task(work_forever(queue, reconciler.reconcile, metrics.note_reconciled(KIND)))
+                group.create_task(work_forever(queue, reconcile, metrics.note_reconciled(KIND)))
             for _ in range(SWEEP_WORKERS):
                 group.create_task(work_forever(sweep_queue, sweep_reconciler.reconcile, metrics.note_reconciled(SWEEP_KIND)))
 
@@ -216,6 +226,8 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
         await relay.close()
         for runner in runners:
             await runner.cleanup()
+        if traces is not None:
+            await traces.close()
     log.info("stopped")
 
 

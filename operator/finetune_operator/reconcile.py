@@ -18,6 +18,7 @@ from finetune_operator.log_context import add_subject
 from finetune_operator.observation import Observation, Refusal
 from finetune_operator.observe import Observer
 from finetune_operator.plan.actions import CreateJob, compute_plan
+from finetune_operator.recording import step
 from finetune_operator.status.compute import compute_status
 from finetune_operator.status.events import build_event
 from finetune_operator.status.outcome import lacks_ends
@@ -46,6 +47,13 @@ class Usage(Protocol):
         """Add what ``after`` says beyond ``before``."""
 
 
+class Traces(Protocol):
+    """What is told of attempts that end."""
+
+    def note(self, observation: Observation, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
+        """Take note of ``after``, which was written in the place of ``before`` where ``observation`` had been seen."""
+
+
 class Reconciler:
     """Brings one FineTuneJob at a time closer to what it asks for."""
 
@@ -58,8 +66,10 @@ class Reconciler:
         reports: Closes,
         clock: Callable[[], datetime],
         usage: Usage | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._usage = usage
+        self._traces = traces
         self._client = client
         self._store = store
         self._writer = StatusWriter(client, store, FINETUNEJOBS)
@@ -75,31 +85,37 @@ class Reconciler:
 
         :raises ApiError: a call failed; try again later.
         """
-        observation = self._observer.observe(uid)
-        if observation is None:
-            self._reports.close(uid)
-            return None
-        add_subject(job=f"{observation.ref.namespace}/{observation.ref.name}", attempt=observation.status.attempt)
-        if lacks_ends(observation):
-            observation = await self._look_for_ends(observation)
-        plan = compute_plan(observation, self._clock())
+        with step("observe"):
+            observation = self._observer.observe(uid)
+            if observation is None:
+                self._reports.close(uid)
+                return None
+            add_subject(job=f"{observation.ref.namespace}/{observation.ref.name}", attempt=observation.status.attempt)
+            if lacks_ends(observation):
+                observation = await self._look_for_ends(observation)
+        with step("plan"):
+            plan = compute_plan(observation, self._clock())
         refusal: Refusal | None = None
         begins = _needs_no_claim(observation) and any(isinstance(action, CreateJob) for action in plan.actions)
         for action in plan.actions:
-            if isinstance(action, CreateJob) and not begins:
-                observation = await self._claim(action.attempt, observation)
-            try:
-                refusal = await self._actor.apply_action(action, observation) or refusal
-            except ApiError:
-                if begins:
-                    await self._claim(0, observation)  # status says that the run was seen, and the next try is an ordinary one
-                raise
+            with step(f"act: {type(action).__name__}"):
+                if isinstance(action, CreateJob):
+                    add_subject(attempt=action.attempt)
+                    if not begins:
+                        observation = await self._claim(action.attempt, observation)
+                try:
+                    refusal = await self._actor.apply_action(action, observation) or refusal
+                except ApiError:
+                    if begins:
+                        await self._claim(0, observation)  # status says that the run was seen, and the next try is an ordinary one
+                    raise
         if begins and refusal is None:
             return STATUS_FOLLOWS_SECONDS
         observation = self._observer.observe(uid, refusal)
         if observation is None:
             return None
-        await self._publish_status(observation)
+        with step("publish"):
+            await self._publish_status(observation)
         if refusal is not None:
             return RETRY_REFUSED_SECONDS
         return plan.look_again_in if _has_ended(observation) else self._look_again(uid)
@@ -155,6 +171,8 @@ class Reconciler:
         if self._usage is not None:
             spec = observation.spec
             self._usage.note(observation.ref, spec.resources.gpu_resource if spec else None, written or observation.status, desired)
+        if self._traces is not None:
+            self._traces.note(observation, written or observation.status, desired)
         if event := build_event(observation.ref, written or observation.status, desired, self._clock()):
             await self._post_event(event)
 

@@ -8,10 +8,12 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
 from finetune_api.defaults import DefaultsByNamespace
+from finetune_api.names import ENV_TRACING_ENDPOINT, ENV_TRACING_HEADERS
 from finetune_api.resource import SpecInvalid, parse_strictly
 
 _IMAGE: Final = re.compile(r"^\S{1,1024}$")
@@ -23,6 +25,22 @@ T = TypeVar("T")
 
 class SettingsInvalid(ValueError):
     """The environment can't be used; the message has one line for each fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class TracingSettings:
+    """Where spans go, and which."""
+
+    endpoint: str
+    """Address of an OTLP/HTTP receiver; spans go to ``/v1/traces`` below it."""
+    ratio: float = 1.0
+    """Share of the attempts that are traced, 0 to 1."""
+    headers: str = field(default="", repr=False)
+    """Headers that the operator sends: ``name=value,name=value``."""
+    trainer_secret: str = ""
+    """Secret in the run's namespace with the headers that its trainers send; empty, or where there is none, they send none."""
+    trainer_secret_key: str = "headers"
+    """The key in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +63,8 @@ class TrainerSettings:
     """The cluster advertises GPUs that it doesn't have; trainers that asked for one run on the CPU."""
     report_service: str = ""
     """Host and port that trainers report to; empty turns reports off."""
+    tracing: TracingSettings | None = None
+    """Where trainers send their spans; None turns tracing off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +147,14 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
     image = environ.get("FINETUNE_TRAINER_IMAGE", "").strip()
     if not _IMAGE.match(image):
         faults.append("FINETUNE_TRAINER_IMAGE: must name the trainer's image, for example registry.example.com/finetune-trainer:0.1.0")
+    endpoint = read(ENV_TRACING_ENDPOINT, "", _endpoint)
+    tracing = TracingSettings(
+        endpoint=endpoint,
+        ratio=read("FINETUNE_TRACING_RATIO", 1.0, _share),
+        headers=environ.get(ENV_TRACING_HEADERS, "").strip(),
+        trainer_secret=read("FINETUNE_TRACING_TRAINER_SECRET", "", _namespace),
+        trainer_secret_key=environ.get("FINETUNE_TRACING_TRAINER_SECRET_KEY", "").strip() or "headers",
+    )
     settings = OperatorSettings(
         trainer=TrainerSettings(
             image=image,
@@ -136,6 +164,7 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
             gang_schedulers=read("FINETUNE_GANG_SCHEDULERS", {}, _gang_schedulers),
             simulated_gpus=read("FINETUNE_SIMULATED_GPUS", default=False, parse=_boolean),
             report_service=read("FINETUNE_REPORT_SERVICE", "", _service),
+            tracing=tracing if endpoint else None,
         ),
         namespace=read("FINETUNE_OPERATOR_NAMESPACE", "default", _namespace),
         watch_namespaces=read("FINETUNE_WATCH_NAMESPACES", (), _namespaces),
@@ -211,6 +240,23 @@ def _service(text: str) -> str:
         raise ValueError("must be a DNS name and a port, such as finetune-operator-reports.finetune-system.svc:443")
     _integer(1, 65_535)(port)
     return text
+
+
+def _endpoint(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("must be an address such as http://otel-collector.observability:4318, without user, query or fragment")
+    return text.rstrip("/")
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise ValueError("must be a number from 0 to 1")
+    return share
 
 
 def _defaults(text: str) -> DefaultsByNamespace:

@@ -1,6 +1,7 @@
 """The operator's page on a real API server, looked at by Chromium."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -21,6 +22,13 @@ from tests.support.crds import install_crds
 from tests.support.operator_process import OperatorProcess, install_rights, write_kubeconfig
 
 AUDIENCE = "finetune.dev/page"
+SAMPLES = [
+    {
+        "prompt": "<|user|>\nMy invoice shows two charges for March. Which one is right?\n<|assistant|>\n",
+        "before": "There are many reasons why an invoice can show two charges. An invoice is a document that",
+    },
+    {"prompt": "<|user|>\nHow do I add a colleague to our plan?\n<|assistant|>\n", "before": "To add a colleague to our plan, add a"},
+]
 
 
 class Site:
@@ -81,6 +89,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         cluster.kubectl("create", "rolebinding", "reader", "--namespace=team-a", "--role=reader", "--serviceaccount=team-a:reader")
         noise = random.Random(0)  # noqa: S311  a picture's
         history = [{"step": step, "loss": 0.9 + 1.6 * 0.985**step + noise.gauss(0, 0.03)} for step in range(1, 410, 8)]
+        steps = list(range(1, 410, 13))
+        curves = {
+            "steps": steps,
+            "learningRate": [2e-4 * min(1.0, step / 30) * (0.5 + 0.5 * math.cos(math.pi * step / 1000)) for step in steps],
+            "gradNorm": [0.4 + 1.1 * 0.99**step + abs(noise.gauss(0, 0.05)) for step in steps],
+            "tokensPerSecond": [5120 + noise.gauss(0, 40) for _ in steps],
+            "memoryBytes": [round(17.2e9 * (1 - 0.08 * 0.9**step)) for step in steps],
+        }
         time = f"{datetime.now(UTC) - timedelta(minutes=34):%Y-%m-%dT%H:%M:%SZ}"
         running = {
             "phase": "Running",
@@ -101,6 +117,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 "tokensPerSecond": 5120,
                 "gpuMemoryPeakBytes": 17200000000,
                 "history": history,
+                "curves": curves,
+                "samples": SAMPLES,
             },
             "conditions": [
                 {"type": "Succeeded", "status": "Unknown", "reason": "Training", "message": "step 410 of 1000", "lastTransitionTime": time}

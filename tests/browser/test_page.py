@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import Site, patch_status
+from tests.browser.conftest import SAMPLES, Site, patch_status
 from tests.support.live_run import wait_until
 
 pytestmark = pytest.mark.cluster
@@ -113,6 +113,25 @@ def test_a_run_is_reached_by_keyboard_and_brings_itself_up_to_date(browser: Brow
     expect(page.get_by_text("0.4321")).to_be_visible(timeout=60_000)
     patch_status(site.cluster, "team-a", "support-bot", {"metrics": {"loss": 0.91}})
     assert faults == []
+
+
+def test_curves_and_samples_of_a_run_are_shown_as_they_come(browser: Browser, site: Site) -> None:
+    page = sign_in(browser, site)
+    page.get_by_role("link", name="support-bot").click()
+    for title in ("Training loss", "Learning rate", "Gradient norm", "Throughput", "GPU memory held (GiB)"):
+        expect(page.get_by_role("img", name=title)).to_be_visible()
+    sample = page.get_by_role("article", name="Sample 1")
+    expect(sample).to_contain_text("Which one is right?")
+    expect(sample).to_contain_text("not yet")
+    asked = {
+        "prompt": "Which one is right?",
+        "before": "There are many reasons",
+        "after": "The charge of 3 March. <b>The other</b> is refunded.",
+    }
+    patch_status(site.cluster, "team-a", "support-bot", {"metrics": {"samples": [asked]}})
+    expect(sample).to_contain_text("The charge of 3 March. <b>The other</b> is refunded.", timeout=60_000)
+    expect(page.get_by_role("article", name="Sample 2")).to_have_count(0)
+    patch_status(site.cluster, "team-a", "support-bot", {"metrics": {"samples": SAMPLES}})
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -59,6 +59,11 @@ class PrometheusProcess:
         result: list[dict[str, Any]] = self._get("query", query=query)["result"]
         return result
 
+    def ask_over(self, query: str, begin: float, end: float, step: float) -> list[dict[str, Any]]:
+        """Return the result of a query at every ``step`` seconds from ``begin`` to ``end``, both in Unix time."""
+        result: list[dict[str, Any]] = self._get("query_range", query=query, start=str(begin), end=str(end), step=str(step))["result"]
+        return result
+
     def read_rules(self) -> list[dict[str, Any]]:
         """Return the alerts with their health and state."""
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]

@@ -20,10 +20,11 @@ HTPASSWD = f"{USER}:$2b$04$E8zBDeqgyzThSX4RXsSSDOtXwMziGcjn7e7oVh2UwBTyzHc3NlqBW
 
 
 @contextmanager
-def run_registry(folder: Path, htpasswd: str | None = None) -> Iterator[str]:
+def run_registry(folder: Path, htpasswd: str | None = None, address: str = "127.0.0.1") -> Iterator[str]:
     """Run a registry over ``folder``; yields its URL.
 
     :param htpasswd: lines of user names and bcrypt hashes; without them anyone may push.
+    :param address: where it listens.
     """
     binary = ensure_binaries(["registry"])["registry"]
     (port,) = find_free_ports(1)
@@ -32,14 +33,15 @@ def run_registry(folder: Path, htpasswd: str | None = None) -> Iterator[str]:
         "version": 0.1,
         "log": {"accesslog": {"disabled": True}, "level": "error"},
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": True}},
-        "http": {"addr": f"127.0.0.1:{port}", "secret": "for-tests"},
+        "http": {"addr": f"{address}:{port}", "secret": "for-tests"},
     }
     if htpasswd is not None:
         (folder / "htpasswd").write_text(htpasswd)
         config["auth"] = {"htpasswd": {"realm": "tests", "path": str(folder / "htpasswd")}}
     (folder / "config.yml").write_text(json.dumps(config))
-    with _serve([str(binary), "serve", str(folder / "config.yml")], f"http://127.0.0.1:{port}", "/v2/", folder / "log"):
-        yield f"http://127.0.0.1:{port}"
+    url = f"http://{address}:{port}"
+    with _serve([str(binary), "serve", str(folder / "config.yml")], url, "/v2/", folder / "log"):
+        yield url
 
 
 @contextmanager

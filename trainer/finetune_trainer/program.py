@@ -18,6 +18,7 @@ from finetune_trainer.group import Group
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.launch import needs_launch, run_processes
 from finetune_trainer.logs import ENV_FORMAT, set_up_logging
+from finetune_trainer.tracing import Tracing
 
 if TYPE_CHECKING:
     from finetune_trainer.run import Run
@@ -46,6 +47,7 @@ def run_program(arguments: Sequence[str], interruption: Interruption) -> NoRetur
     set_up_logging()
     run: Run | None = None
     group: Group | None = None
+    tracing = Tracing()
     try:
         config = read_config(options.config, os.environ)
         set_up_logging(config.job, config.attempt)
@@ -53,10 +55,12 @@ def run_program(arguments: Sequence[str], interruption: Interruption) -> NoRetur
             code, summary = run_processes(config, config.group, interruption)
             _end(code, summary)
         make_run = _load()
-        group = Group(config.group, os.environ, lambda words: _lose(run, words))
-        run = make_run(config, interruption, os.environ, group)
+        group = Group(config.group, os.environ, lambda words: _lose(run, words, tracing))
+        if group.leads:
+            tracing = Tracing.from_environ(config, os.environ)
+        run = make_run(config, interruption, os.environ, group, tracing)
         started = run
-        interruption.leave_by(lambda: _leave(started, group))
+        interruption.leave_by(lambda: _leave(started, group, tracing))
         summary = run.execute()
         code = ExitCode.COMPLETED
     except KeyboardInterrupt:  # unreachable once the signals are taken over; kept for a caller that has not
@@ -70,7 +74,7 @@ def run_program(arguments: Sequence[str], interruption: Interruption) -> NoRetur
         else:
             logger.exception("%s: %s", OUTCOMES[code].reason, message)
         summary = build_failure(code, message) if run is None else run.summarise_end(code, message)
-    _end(code, summary)
+    _end(code, summary, tracing)
 
 
 def _load() -> "type[Run]":
@@ -80,19 +84,20 @@ def _load() -> "type[Run]":
     return Run
 
 
-def _lose(run: "Run | None", words: str) -> None:
+def _lose(run: "Run | None", words: str, tracing: Tracing) -> None:
     """End at once: another process of the run has ended."""
     logger.warning("%s: %s", OUTCOMES[ExitCode.PEER_LOST].reason, words)
-    _end(ExitCode.PEER_LOST, build_failure(ExitCode.PEER_LOST, words) if run is None else run.summarise_end(ExitCode.PEER_LOST, words))
+    failure = build_failure(ExitCode.PEER_LOST, words) if run is None else run.summarise_end(ExitCode.PEER_LOST, words)
+    _end(ExitCode.PEER_LOST, failure, tracing)
 
 
-def _leave(run: "Run", group: Group) -> None:
+def _leave(run: "Run", group: Group, tracing: Tracing) -> None:
     """End at once: the run was asked to stop when it had nothing to save."""
     code = group.choose_code(ExitCode.INTERRUPTED)
-    _end(code, run.summarise_end(code, "asked to stop before the first step; there was nothing new to save"))
+    _end(code, run.summarise_end(code, "asked to stop before the first step; there was nothing new to save"), tracing)
 
 
-def _end(code: ExitCode, summary: TrainerSummary) -> NoReturn:
+def _end(code: ExitCode, summary: TrainerSummary, tracing: Tracing | None = None) -> NoReturn:
     """Write the last word and end the process by ``code``.
 
     Without Python's own tidying up: it would wait for transfers that no longer matter, and libraries that crash while they are torn down
@@ -100,6 +105,8 @@ def _end(code: ExitCode, summary: TrainerSummary) -> NoReturn:
     """
     write_summary(summary)
     logger.info("ends as %s (exit code %d)", summary.outcome, code)
+    if tracing is not None:
+        tracing.close(summary.outcome, summary.reason, int(code), step=summary.progress.step if summary.progress is not None else 0)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import ApiModel
+from finetune_api.progress import MAX_SAMPLES_IN_STATUS
 from finetune_api.rules import Rule, UniqueBy
 from finetune_api.spec.source import EvalDatasetSpec, SecretReference
 from finetune_api.uri import DatasetUri, EndpointUrl
@@ -59,6 +60,9 @@ class SamplesSpec(ApiModel):
     """Prompts taken from the held-out data where `prompts` is empty; 0 turns samples off."""
     prompts: Annotated[list[Annotated[str, Field(min_length=1, max_length=4096)]], Field(max_length=16)] = Field(default_factory=list)
     """Prompts of your own; a model with a chat template gets each as a user's message."""
+    in_status: Annotated[int, Field(ge=0, le=MAX_SAMPLES_IN_STATUS)] = 0
+    """So many of them are shown in `status.metrics.samples` too, cut to 280 characters each, and by that on the operator's page. Whoever
+    may read the FineTuneJob then reads them: they are data, so by default there are none."""
 
 
 class TaskSpec(EvalDatasetSpec):

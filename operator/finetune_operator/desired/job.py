@@ -54,6 +54,7 @@ def build_job(
         image=trainer.image,
         image_pull_policy=trainer.image_pull_policy,
         grace_seconds=grace_seconds or trainer.grace_seconds,
+        tracing=trainer.tracing,
     )
     labels = {
         **spec.pod.labels,

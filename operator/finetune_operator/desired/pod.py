@@ -15,6 +15,9 @@ from finetune_api.names import (
     ENV_PREFIX_TASK,
     ENV_PREFIX_TEACHER,
     ENV_PREFIX_TRACKER,
+    ENV_TRACEPARENT,
+    ENV_TRACING_ENDPOINT,
+    ENV_TRACING_HEADERS,
     PVC_MOUNT_ROOT,
     TERMINATION_MESSAGE_PATH,
     TOKEN_DIR,
@@ -24,6 +27,7 @@ from finetune_api.names import (
     report_audience,
 )
 from finetune_api.spec import FineTuneJobSpec, SecretReference
+from finetune_api.tracing import AttemptTrace
 from finetune_api.trainer_config import TrainerConfig
 from finetune_api.uri import parse_uri
 from finetune_operator.desired.gpus import (
@@ -33,6 +37,7 @@ from finetune_operator.desired.gpus import (
     build_gpu_tolerations,
     build_pod_claims,
 )
+from finetune_operator.settings import TracingSettings
 
 USER_ID: Final = 10001
 """User and group of the trainer, as in the image."""
@@ -42,7 +47,15 @@ TOKEN_SECONDS: Final = 3600
 Manifest = dict[str, Any]
 
 
-def build_pod_spec(spec: FineTuneJobSpec, config: TrainerConfig, *, image: str, image_pull_policy: str, grace_seconds: int) -> Manifest:
+def build_pod_spec(
+    spec: FineTuneJobSpec,
+    config: TrainerConfig,
+    *,
+    image: str,
+    image_pull_policy: str,
+    grace_seconds: int,
+    tracing: TracingSettings | None = None,
+) -> Manifest:
     """Return the pod spec of the Job's template."""
     claims = build_claims(spec)
     return {
@@ -63,7 +76,7 @@ def build_pod_spec(spec: FineTuneJobSpec, config: TrainerConfig, *, image: str, 
                 "name": TRAINER_CONTAINER,
                 "image": image,
                 "imagePullPolicy": image_pull_policy,
-                "env": _build_env(spec, config),
+                "env": [*_build_env(spec, config), *_build_tracing_env(config, tracing)],
                 "envFrom": _build_env_from(spec),
                 "resources": _build_resources(spec),
                 "securityContext": {
@@ -127,6 +140,24 @@ def _build_env(spec: FineTuneJobSpec, config: TrainerConfig) -> list[Manifest]:
         # Kubernetes replaces $(NAME) in a value, and makes one dollar of two.
         {"name": ENV_CONFIG, "value": config.model_dump_json(exclude_none=True).replace("$", "$$")},
     ]
+
+
+def _build_tracing_env(config: TrainerConfig, tracing: TracingSettings | None) -> list[Manifest]:
+    """Return what makes the trainer continue the attempt's trace; nothing where that is not kept."""
+    if tracing is None:
+        return []
+    trace = AttemptTrace.of(config.job.uid, config.attempt)
+    if not trace.is_sampled(tracing.ratio):
+        return []
+    env: list[Manifest] = [
+        {"name": ENV_TRACING_ENDPOINT, "value": tracing.endpoint.replace("$", "$$")},
+        {"name": ENV_TRACEPARENT, "value": trace.traceparent},
+    ]
+    if tracing.trainer_secret:
+        # Of the run's own namespace, since the pod is its user's; optional, so that no run waits for a Secret that only tracing needs.
+        source = {"name": tracing.trainer_secret, "key": tracing.trainer_secret_key, "optional": True}
+        env.append({"name": ENV_TRACING_HEADERS, "valueFrom": {"secretKeyRef": source}})
+    return env
 
 
 def _build_env_from(spec: FineTuneJobSpec) -> list[Manifest]:

@@ -124,8 +124,8 @@ class KubeClient:
             skip_auto_headers=("Accept-Encoding",),
         )
         self._seconds_left: Callable[[], float] | None = None
-        self.on_call: Callable[[str, int, float], None] = lambda *_: None
-        """Is told of each call but watches: its verb, the status code (0: no answer) and the seconds that it took."""
+        self.on_call: Callable[[str, str, int, float], None] = lambda *_: None
+        """Is told of each call but watches: its verb, its path, the status code (0: no answer) and the seconds that it took."""
 
     def fenced(self, seconds_left: Callable[[], float]) -> Self:
         """Return this client with a fence around its writes: they are sent, and waited for, only as long as ``seconds_left`` says.
@@ -270,7 +270,7 @@ class KubeClient:
         except (TimeoutError, aiohttp.ClientError, OSError, NoClusterError) as error:
             raise ApiError(0, type(error).__name__, str(error), f"{method} {path}") from error
         finally:
-            self.on_call(method, status, time.perf_counter() - began)
+            self.on_call(method, path, status, time.perf_counter() - began)
         try:
             parsed = orjson.loads(content) if content else {}
         except ValueError:

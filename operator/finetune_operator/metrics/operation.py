@@ -43,8 +43,9 @@ class OperationMetrics:
         """Return what a worker tells of each object of ``kind``: the result and the seconds that it took."""
         return lambda result, seconds: self._reconcile.labels(kind, result).observe(seconds)
 
-    def note_call(self, verb: str, status: int, seconds: float) -> None:
-        """Count a call to the API server; status 0 is no answer."""
+    def note_call(self, verb: str, path: str, status: int, seconds: float) -> None:
+        """Count a call to the API server; status 0 is no answer. Paths are no label: they name objects."""
+        del path
         self._api_calls.labels(verb, str(status or "none")).inc()
         self._api_time.labels(verb).observe(seconds)
 

@@ -7,9 +7,10 @@ from html import escape
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from finetune_api.drawing.charts import Chart, Line, format_bytes, format_number, render_chart
+from finetune_api.drawing.charts import format_bytes, format_number
 from finetune_api.status import Phase
 from finetune_operator.objects import Object, condition_of, name_of, namespace_of, parse_time
+from finetune_operator.page.curves import render_charts, render_samples
 
 ROWS: Final = 100
 """Runs on one page."""
@@ -101,8 +102,6 @@ def render_run(body: Object, replica: str) -> str:
         ("GPU hours", f"{_number(status.get('gpuSeconds')) / 3600:.2f}"),
         ("Restarts", f"{_number(status.get('restarts')):g}"),
     ]
-    points = [(_number(each.get("step")), _number(each.get("loss"))) for each in metrics.get("history") or () if isinstance(each, Mapping)]
-    chart = render_chart(Chart("loss", "Training loss", [Line("loss", points, dots=len(points) < 25)], format_number, wide=True))
     queue, method = _part(status, "queue"), _part(spec, "method")
     facts = [
         ("Model", _part(spec, "model").get("uri")),
@@ -123,7 +122,8 @@ def render_run(body: Object, replica: str) -> str:
         f'<a href="/?{escape(urlencode({"namespace": namespace_of(body)}))}">{escape(namespace_of(body))}</a></nav>'
         f"<h1>{escape(name_of(body))} {_badge(phase)}</h1>"
         f'<p class="lead">{escape(": ".join(str(verdict[key]) for key in ("reason", "message") if verdict.get(key)))}</p>'
-        f'{_meter(progress)}{_render_tiles(tiles)}<h2>Curve</h2><div class="charts">{chart}</div>{_render_tasks(metrics)}'
+        f'{_meter(progress)}{_render_tiles(tiles)}<h2>Curves</h2><div class="charts">{"".join(render_charts(metrics))}</div>'
+        f"{render_samples(metrics, has_ended=phase in ('Succeeded', 'Failed'))}{_render_tasks(metrics)}"
         f"{_render_artifacts(status)}"
         f'<h2>Run</h2><div class="card scroll" tabindex="0" role="region" aria-label="Run"><table><tbody>{details}</tbody></table></div>'
         f'<p class="muted by">Answered by {escape(replica)}.</p></div>'

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from pydantic import ValidationError
 
 from finetune_api.names import REPORT_MAX_BYTES, REPORT_PATH, report_audience
@@ -23,6 +24,8 @@ REPORTS_AT_ONCE: Final = 5.0
 """What one pod may send; a trainer sends one every five seconds."""
 READ_SECONDS: Final = 10.0
 """How long a sender may take over its body."""
+RUN: Final = web.RequestKey("run", str)
+"""On a request whose sender proved to be the run's own: the run's UID."""
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +45,9 @@ class Receiver:
         self.on_report: Callable[[int, bool], None] = lambda *_: None
         """Is told of each report: the status code of the answer, and whether another replica gave it."""
 
-    def build_app(self) -> web.Application:
+    def build_app(self, middlewares: Sequence[Middleware] = ()) -> web.Application:
         """Return the web application with its one route."""
-        app = web.Application(client_max_size=REPORT_MAX_BYTES)
+        app = web.Application(client_max_size=REPORT_MAX_BYTES, middlewares=middlewares)
         app.router.add_post(REPORT_PATH, self.handle)
         return app
 
@@ -56,6 +59,7 @@ class Receiver:
             if not self._rate.allows(sender.pod_uid):
                 raise Refused(429, "too many reports from this pod")
             self._check_ownership(sender, report)
+            request[RUN] = report.job.uid
             if self._relay is not None and self._relay.is_needed:
                 status, text = await self._relay.hand_on(await request.read(), request.headers["Authorization"])
                 self.on_report(status, True)  # noqa: FBT003

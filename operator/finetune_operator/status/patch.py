@@ -20,5 +20,5 @@ def build_status_patch(current: Mapping[str, Any], desired: BaseModel) -> dict[s
 def merge_value(before: object, after: object) -> object:
     """Return what a merge patch must hold to turn ``before`` into ``after``: keys that are to go are named with null."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
-        return {**{key: None for key in before if key not in after}, **after}
+        return {**{key: None for key in before if key not in after}, **{key: merge_value(before.get(key), after[key]) for key in after}}
     return after

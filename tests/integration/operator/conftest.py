@@ -11,6 +11,7 @@ from finetune_devcluster import Cluster
 from tests.support.fake_node import FakeNode
 from tests.support.live_run import LiveRun, NewRun, wait_until
 from tests.support.operator_process import OperatorProcess, install_rights, write_kubeconfig
+from tests.support.span_receiver import SpanReceiver, run_span_receiver
 
 WITH_DEFAULTS = "with-defaults"
 """A namespace to whose runs the operator gives :data:`DEFAULTS`."""
@@ -42,12 +43,23 @@ def operator_kubeconfig(control_plane: Cluster, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
-def operator(operator_kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
+def span_receiver() -> Iterator[SpanReceiver]:
+    """Where the operator sends its spans."""
+    with run_span_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
+def operator(operator_kubeconfig: Path, span_receiver: SpanReceiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     """The operator that most tests share. At the end: it stops when told to, and nothing that it did was forbidden or unforeseen."""
     environment = {
         "FINETUNE_NODE_CHECK": "true",
         "FINETUNE_NODE_SECONDS": "1",
         "FINETUNE_GPU_PRICES": '{"nvidia.com/gpu": 2.5}',
+        "FINETUNE_TRACING_ENDPOINT": span_receiver.endpoint,
+        "FINETUNE_TRACING_HEADERS": "authorization=Bearer%20of-the-operator",
+        "FINETUNE_TRACING_TRAINER_SECRET": "otlp",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
         "FINETUNE_DEFAULTS": json.dumps({"namespaces": {WITH_DEFAULTS: DEFAULTS}}),
     }
     process = OperatorProcess(operator_kubeconfig, tmp_path_factory.mktemp("operator"), environment)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from finetune_api.artifact import Artifact
 from finetune_api.base import format_time
 from finetune_api.names import SUMMARY_MAX_BYTES
-from finetune_api.progress import DatasetCounts, LossPoint, Metrics, Progress, TaskScore
+from finetune_api.progress import Curves, DatasetCounts, LossPoint, Metrics, Progress, SampleExcerpt, TaskScore
 from finetune_api.reasons import Reason
 from finetune_api.spec.evaluation import MAX_TASKS
 from finetune_api.spec.output import MAX_PUSHES, MAX_SHORT_URI_LENGTH
@@ -18,6 +18,7 @@ counts = st.integers(0, 2**53)
 measures = st.floats(0, 1e15)
 losses = st.floats(-1e6, 1e6)
 times = st.datetimes(timezones=st.none())
+excerpts = st.text(st.characters(codec="utf-8"), max_size=280)
 texts = st.text(st.characters(codec="utf-8"), max_size=1200)
 
 progress = st.builds(
@@ -40,6 +41,8 @@ metrics = st.builds(
     tokens_seen=counts,
     gpu_memory_peak_bytes=counts,
     history=st.lists(st.builds(LossPoint, step=counts, loss=losses), max_size=64),
+    curves=st.none() | st.builds(Curves, steps=st.lists(counts, max_size=32), grad_norm=st.lists(measures, max_size=32)),
+    samples=st.lists(st.builds(SampleExcerpt, prompt=excerpts, before=st.none() | excerpts, after=st.none() | excerpts), max_size=4),
 )
 artifacts = st.builds(
     Artifact,
@@ -169,3 +172,21 @@ def test_the_kubelets_own_words_are_no_summary(text: str) -> None:
 @given(times)
 def test_times_are_written_as_kubernetes_writes_them(time: object) -> None:
     assert len(format_time(time)) == len("2026-01-01T00:00:00Z")  # type: ignore[arg-type]
+
+
+def test_samples_stay_longer_than_the_curves_that_reports_have_told_before() -> None:
+    """A report of the answers after training may come too late; the curves were reported all along."""
+    long = "x" * 280
+    summary = TrainerSummary(
+        outcome="completed",
+        reason=Reason.COMPLETED,
+        metrics=Metrics(
+            history=[LossPoint(step=step, loss=1.0) for step in range(64)],
+            curves=Curves(steps=list(range(32)), grad_norm=[1.5] * 32),
+            samples=[SampleExcerpt(prompt=long, before=long, after=long)] * 4,
+        ),
+    )
+    read = decode_summary(encode_summary(summary))
+    assert read is not None
+    assert read.metrics.curves is None
+    assert len(read.metrics.samples) == 4

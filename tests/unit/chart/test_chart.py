@@ -12,7 +12,7 @@ from finetune_api.defaults import DefaultsByNamespace, PlatformDefaults
 from finetune_api.names import ENV_PREFIX_MODEL, LABEL_MANAGED_BY, MANAGED_BY, MODEL_CACHE_ROOT
 from finetune_operator.intake import SELECTORS
 from finetune_operator.kube.client import FENCE_WORDS
-from finetune_operator.settings import OperatorSettings, TrainerSettings, read_settings
+from finetune_operator.settings import OperatorSettings, TracingSettings, TrainerSettings, read_settings
 from tests.support.pod_security import find_violations
 from tests.unit.chart.conftest import CHART, IMAGES, Helm, Render
 
@@ -52,7 +52,13 @@ EVERYTHING = {
     "kueue": {"enabled": True, "defaultQueue": "team"},
     "accounting": {"gpuPrices": {"nvidia.com/gpu": 2.5}},
     "defaults": {"cluster": {"nodeSelector": {"pool": "gpu"}}, "namespaces": {"team-a": {"queueName": "team-a"}}},
+    "tracing": {
+        "endpoint": "http://collector.example:4318",
+        "samplingRatio": 0.25,
+        "trainerHeadersSecret": {"name": "otlp", "key": "auth"},
+    },
 }
+TRACING = TracingSettings("http://collector.example:4318", 0.25, trainer_secret="otlp", trainer_secret_key="auth")
 
 
 def find_one(objects: list[dict[str, Any]], kind: str, namespace: str | None = None) -> dict[str, Any]:
@@ -238,6 +244,7 @@ def test_every_value_reaches_the_operator(render: Render) -> None:
             default_queue="team",
             simulated_gpus=True,
             report_service="",
+            tracing=TRACING,
         ),
         namespace="finetune-system",
         watch_namespaces=("team-a", "team-b"),
@@ -324,6 +331,9 @@ def test_the_crds_are_the_generated_ones() -> None:
         ({"trainer": {"terminationGracePeriodSeconds": 0}}, "/trainer/terminationGracePeriodSeconds"),
         ({"development": {"simulatedGpus": "yes"}}, "/development/simulatedGpus"),
         ({"image": {"digest": "latest"}}, "/image/digest"),
+        ({"tracing": {"endpoint": "collector:4317"}}, "/tracing/endpoint"),
+        ({"tracing": {"endpoint": "https://user:password@collector"}}, "/tracing/endpoint"),
+        ({"tracing": {"samplingRatio": 2}}, "/tracing/samplingRatio"),
     ],
 )
 def test_wrong_values_are_refused_by_name(helm: Helm, values: dict[str, Any], fault: str) -> None:
@@ -449,3 +459,33 @@ def test_the_page_adds_one_right_a_service_and_what_the_operator_is_told(render:
     settings = read_settings(read_environment(after))
     assert settings.page_service == "finetune-operator-page.finetune-system.svc:443"
     assert not read_settings(read_environment(before)).page_service
+
+
+def test_headers_for_spans_come_from_a_secret_and_trainers_are_only_told_a_name(render: Render) -> None:
+    tracing = {"endpoint": "http://collector:4318", "headersSecret": {"name": "own"}, "trainerHeadersSecret": {"name": "theirs"}}
+    container = find_one(render({"tracing": tracing}), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    env = {each["name"]: each for each in container["env"]}
+    assert env["FINETUNE_TRACING_HEADERS"]["valueFrom"] == {"secretKeyRef": {"name": "own", "key": "headers"}}
+    assert env["FINETUNE_TRACING_TRAINER_SECRET"]["value"] == "theirs"
+    assert not [name for name in read_environment(render()) if "TRACING" in name]
+
+
+def test_what_is_said_of_the_pods_reaches_them(render: Render) -> None:
+    values = EVERYTHING | {"deploymentAnnotations": {"example.com/owner": "platform"}, "resources": {"limits": {"memory": "2Gi"}}}
+    objects = render(values)
+    deployment, account = find_one(objects, "Deployment"), find_one(objects, "ServiceAccount")
+    template = deployment["spec"]["template"]
+    pod = template["spec"]
+    assert deployment["metadata"]["annotations"] == values["deploymentAnnotations"]
+    assert template["metadata"]["annotations"] == values["podAnnotations"]
+    assert template["metadata"]["labels"].items() >= values["podLabels"].items()
+    assert account["metadata"]["annotations"] == values["serviceAccount"]["annotations"]
+    for name in ("priorityClassName", "nodeSelector", "tolerations", "affinity"):
+        assert pod[name] == values[name]
+    assert pod["containers"][0]["resources"]["limits"]["memory"] == "2Gi"
+
+
+def test_affinity_of_ones_own_takes_the_place_of_ours(render: Render) -> None:
+    own = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}}
+    pod = find_one(render({"replicas": 3, "affinity": own}), "Deployment")["spec"]["template"]["spec"]
+    assert pod["affinity"] == own

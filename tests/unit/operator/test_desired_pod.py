@@ -1,15 +1,27 @@
 """The trainer's pod."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 
-from finetune_api.names import ENV_CONFIG, PVC_MOUNT_ROOT, TOKEN_DIR, TRAINER_CONTAINER, report_audience
+from finetune_api.names import (
+    ENV_CONFIG,
+    ENV_TRACEPARENT,
+    ENV_TRACING_ENDPOINT,
+    ENV_TRACING_HEADERS,
+    PVC_MOUNT_ROOT,
+    TOKEN_DIR,
+    TRAINER_CONTAINER,
+    report_audience,
+)
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.tracing import AttemptTrace
 from finetune_api.trainer_config import ReportingConfig, TrainerConfig
 from finetune_operator.desired.config import build_trainer_config
 from finetune_operator.desired.pod import build_claims, build_pod_spec
+from finetune_operator.settings import TracingSettings
 from tests.support.kubernetes_env import expand
 from tests.support.manifests import Manifest
 from tests.support.pod_security import find_violations
@@ -174,3 +186,23 @@ def test_a_claim_by_template_takes_the_place_of_the_resource() -> None:
 def test_simulated_gpus_let_the_trainer_use_the_cpu() -> None:
     config = build_trainer_config(build_spec(), REF, 0, simulated_gpus=True, reporting=None)
     assert (config.device.gpus, config.device.allow_cpu) == (1, True)
+
+
+def test_tracing_adds_the_attempts_place_in_its_trace_or_nothing_at_all() -> None:
+    spec = build_spec()
+    plain = _pod(spec)
+    settings = TracingSettings("http://collector:4318", headers="authorization=of-the-operator")
+
+    def trace(settings: TracingSettings) -> Manifest:
+        return build_pod_spec(spec, _config(spec), image="trainer:1", image_pull_policy="Always", grace_seconds=300, tracing=settings)
+
+    added = [each for each in trace(settings)["containers"][0]["env"] if each not in plain["containers"][0]["env"]]
+    assert added == [
+        {"name": ENV_TRACING_ENDPOINT, "value": "http://collector:4318"},
+        {"name": ENV_TRACEPARENT, "value": AttemptTrace.of(UID, 0).traceparent},
+    ]
+    assert trace(replace(settings, ratio=0)) == plain
+    assert trace(replace(settings, trainer_secret="otlp"))["containers"][0]["env"][-1] == {
+        "name": ENV_TRACING_HEADERS,
+        "valueFrom": {"secretKeyRef": {"name": "otlp", "key": "headers", "optional": True}},
+    }

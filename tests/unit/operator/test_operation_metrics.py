@@ -36,8 +36,8 @@ def test_reports_are_counted_by_what_became_of_them(
 
 
 def test_a_call_without_an_answer_is_told_from_a_refusal(registry: CollectorRegistry, metrics: OperationMetrics) -> None:
-    metrics.note_call("PATCH", 0, 15.0)
-    metrics.note_call("PATCH", 409, 0.01)
+    metrics.note_call("PATCH", "/api/v1/pods/a", 0, 15.0)
+    metrics.note_call("PATCH", "/api/v1/pods/a", 409, 0.01)
     counted = {code: registry.get_sample_value("finetune_api_calls_total", {"verb": "PATCH", "code": code}) for code in ("none", "409")}
     assert counted == {"none": 1, "409": 1}
     assert registry.get_sample_value("finetune_api_call_seconds_count", {"verb": "PATCH"}) == 2

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from finetune_api.defaults import RecordedDefaults
-from finetune_operator.settings import SettingsInvalid, read_settings
+from finetune_operator.settings import SettingsInvalid, TracingSettings, read_settings
 
 IMAGE = {"FINETUNE_TRAINER_IMAGE": "registry.example.com/trainer:1"}
 
@@ -116,3 +116,25 @@ def test_a_list_of_no_namespaces_does_not_mean_all_of_them() -> None:
 
 def test_empty_variables_count_as_absent() -> None:
     assert read_settings({**IMAGE, "FINETUNE_WORKERS": "", "FINETUNE_WATCH_NAMESPACES": "  "}) == read_settings(IMAGE)
+
+
+def test_tracing_is_off_unless_a_receiver_is_named() -> None:
+    assert read_settings({**IMAGE, "FINETUNE_TRACING_RATIO": "0.5"}).trainer.tracing is None
+    given = {"FINETUNE_TRACING_ENDPOINT": "http://collector:4318/", "FINETUNE_TRACING_HEADERS": "a=b", "FINETUNE_TRACING_RATIO": "0.5"}
+    assert read_settings({**IMAGE, **given}).trainer.tracing == TracingSettings("http://collector:4318", 0.5, "a=b")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FINETUNE_TRACING_ENDPOINT", "collector:4317"),
+        ("FINETUNE_TRACING_ENDPOINT", "grpc://collector:4317"),
+        ("FINETUNE_TRACING_ENDPOINT", "http://collector:4318/?key=x"),
+        ("FINETUNE_TRACING_RATIO", "2"),
+        ("FINETUNE_TRACING_RATIO", "nan"),
+        ("FINETUNE_TRACING_RATIO", "some"),
+    ],
+)
+def test_a_receiver_of_spans_is_an_address_and_a_share_is_a_share(name: str, value: str) -> None:
+    with pytest.raises(SettingsInvalid, match=name):
+        read_settings({**IMAGE, name: value})

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.page.access import NAMESPACES_REVIEWED, Gatekeeper, NotAllowed
+from finetune_operator.page.curves import render_charts, render_samples
 from finetune_operator.page.render import render_document, render_run, render_runs
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -46,7 +47,13 @@ def build_hostile() -> dict[str, Any]:
         "phase": HOSTILE,
         "queue": {"name": HOSTILE, "position": HOSTILE},
         "progress": {"percentage": HOSTILE},
-        "metrics": {"loss": HOSTILE, "tasks": [{"name": HOSTILE, "score": HOSTILE}], "history": [{"step": HOSTILE, "loss": HOSTILE}]},
+        "metrics": {
+            "loss": HOSTILE,
+            "tasks": [{"name": HOSTILE, "score": HOSTILE}],
+            "history": [{"step": HOSTILE, "loss": HOSTILE}],
+            "curves": {"steps": [HOSTILE], "gradNorm": [HOSTILE], "memoryBytes": HOSTILE},
+            "samples": [{"prompt": HOSTILE, "before": HOSTILE, "after": HOSTILE}],
+        },
         "artifacts": [artifact],
         "conditions": [{"type": "Succeeded", "status": "Unknown", "reason": HOSTILE, "message": HOSTILE}],
     }
@@ -65,6 +72,31 @@ def test_nothing_from_a_cluster_becomes_markup() -> None:
         tags.feed(render_document(HOSTILE, content, HOSTILE))
         assert tags.tags.count("script") == 1
         assert not any(name.startswith("on") or name == "style" for name in tags.attributes)
+
+
+def test_a_curve_that_does_not_go_with_its_steps_is_left_out_and_the_others_are_drawn() -> None:
+    curves = {
+        "steps": [1, 2, 3],
+        "learningRate": [1e-4, 2e-4, 3e-4],
+        "gradNorm": [1.0],
+        "tokensPerSecond": [],
+        "memoryBytes": [1, 2, 2**31],
+    }
+    charts = "".join(render_charts({"history": [{"step": 1, "loss": 2.0}], "curves": curves}))
+    assert [title in charts for title in ("Learning rate", "Gradient norm", "Throughput", "Memory of the process (GiB)")] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_an_answer_that_is_still_to_come_is_told_from_one_that_never_was() -> None:
+    metrics = {"samples": [{"prompt": "Why?", "before": ""}]}
+    assert "not yet" in render_samples(metrics, has_ended=False)
+    assert "not yet" not in render_samples(metrics, has_ended=True)
+    assert "an empty answer" in render_samples(metrics, has_ended=True)
+    assert render_samples({}, has_ended=True) == ""
 
 
 async def test_an_answer_for_one_token_is_never_used_for_another() -> None:

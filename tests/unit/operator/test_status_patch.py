@@ -106,15 +106,10 @@ def test_a_key_that_goes_from_an_object_is_named_with_null() -> None:
     assert merge_value({"a": 1, "b": 2}, {"a": 1, "c": 3}) == {"a": 1, "b": None, "c": 3}
 
 
-def test_no_object_in_a_status_holds_another() -> None:
-    """:func:`merge_value` looks one level deep: a model in a model would keep keys that are to go."""
-    nested = {
-        f"{name}.{inner}"
-        for name, part in (("progress", Progress), ("metrics", Metrics), ("dataset", DatasetCounts), ("pod", PodReference))
-        for inner, shape in part.model_json_schema()["properties"].items()
-        if "$ref" in str(shape.get("anyOf", shape)) and "items" not in str(shape)
-    }
-    assert nested == set()
+def test_so_is_one_that_goes_from_an_object_within_an_object() -> None:
+    before, after = {"curves": {"steps": [1], "gradNorm": [2.0]}}, {"curves": {"steps": [1, 2]}}
+    patch = merge_value(before, after)
+    assert patch == {"curves": {"gradNorm": None, "steps": [1, 2]}}
 
 
 def test_times_are_written_in_whole_seconds() -> None:

@@ -62,5 +62,5 @@ def test_the_same_tree_gives_the_same_bill() -> None:
 
 
 def test_the_images_are_built_with_these_extras() -> None:
-    assert 'extras="--extra $target"; if [ $target = trainer ]; then extras="$extras --extra trackers"; fi' in DOCKERFILE
-    assert IMAGES == {"operator": ("operator",), "trainer": ("trainer", "trackers")}
+    assert 'extras="--extra $target --extra tracing"; if [ $target = trainer ]; then extras="$extras --extra trackers"; fi' in DOCKERFILE
+    assert IMAGES == {"operator": ("operator", "tracing"), "trainer": ("trainer", "trackers", "tracing")}

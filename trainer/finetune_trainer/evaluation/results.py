@@ -1,13 +1,15 @@
 """What judging found, as it is kept in checkpoints and in the artifact's ``evaluation.json``."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
 from finetune_api.base import StoredModel
-from finetune_api.progress import HarnessScore, TaskScore
+from finetune_api.names import EXCERPT_MAX_CHARACTERS
+from finetune_api.progress import HarnessScore, SampleExcerpt, TaskScore
 
 Answers = list[str]
+_UNPRINTABLE: Final = {number: "\ufffd" for number in (*range(32), 127) if chr(number) not in "\n\t"}
 
 
 class Sample(StoredModel):
@@ -53,6 +55,17 @@ class Evaluation(StoredModel):
     tasks: list[TaskResult] = Field(default_factory=list)
     harness: list[HarnessResult] = Field(default_factory=list)
 
+    def excerpt_samples(self, count: int) -> list[SampleExcerpt]:
+        """Return the first ``count`` samples, cut as status shows them."""
+        return [
+            SampleExcerpt(
+                prompt=_cut_beginning(sample.prompt),
+                before=None if sample.before is None else _cut_end(sample.before),
+                after=None if sample.after is None else _cut_end(sample.after),
+            )
+            for sample in self.samples[:count]
+        ]
+
     def score_tasks(self) -> list[TaskScore]:
         """Return the scores as status shows them."""
         return [
@@ -71,3 +84,18 @@ class Evaluation(StoredModel):
             HarnessScore(name=task.name, metric=task.metric, base_score=task.before, score=task.after, examples=task.examples)
             for task in self.harness
         ]
+
+
+def _cut_beginning(text: str) -> str:
+    text = _clean(text)
+    return text if len(text) <= EXCERPT_MAX_CHARACTERS else "…" + text[-EXCERPT_MAX_CHARACTERS + 1 :]
+
+
+def _cut_end(text: str) -> str:
+    text = _clean(text)
+    return text if len(text) <= EXCERPT_MAX_CHARACTERS else text[: EXCERPT_MAX_CHARACTERS - 1] + "…"
+
+
+def _clean(text: str) -> str:
+    """Return ``text`` without characters that take six bytes in JSON, or that the API server may refuse."""
+    return text.translate(_UNPRINTABLE).encode(errors="replace").decode()

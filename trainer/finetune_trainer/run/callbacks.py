@@ -113,6 +113,7 @@ class RunCallback(TrainerCallback):
             load = self._progress.measure_load()
             state.log_history[-1] |= load
             values |= load
+            self._progress.record_curves(state.global_step, values)
         self._track(state.global_step, values)
         if "eval_loss" in values:
             logger.info("step %d: held-out loss %.4f", state.global_step, values["eval_loss"])

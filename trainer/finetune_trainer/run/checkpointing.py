@@ -15,6 +15,7 @@ from finetune_trainer.artifacts import CheckpointStore, ManifestFields
 from finetune_trainer.errors import StorageFailed
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.run.survival import SurvivalState
+from finetune_trainer.tracing import OpenSpan, no_span
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class CheckpointUploader:
 
     :param published: told the step of each checkpoint that is complete in the store.
     :param timed: told how many seconds it took to get there from the local folder.
+    :param span: opens a span of the run's trace.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class CheckpointUploader:
         keep: int,
         published: Callable[[int], None],
         timed: Callable[[float], None] = lambda _: None,
+        span: OpenSpan = no_span,
     ) -> None:
+        self._span = span
         self._timed = timed
         self._checkpoints = checkpoints
         self._keep = keep
@@ -133,7 +137,8 @@ class CheckpointUploader:
 
     def _publish(self, folder: Path, fields: ManifestFields) -> None:
         begun = time.monotonic()
-        self._checkpoints.publish(folder, fields)
+        with self._span("checkpoint", step=fields.step):
+            self._checkpoints.publish(folder, fields)
         self._timed(time.monotonic() - begun)
         with self._changed:
             self._failures_in_row = 0

@@ -15,6 +15,7 @@ from finetune_trainer.group import Group
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.run.divided import DividedLoop
 from finetune_trainer.run.survival import SpikeGuard
+from finetune_trainer.tracing import OpenSpan, no_span
 
 
 class EvaluationStopped(Exception):
@@ -46,6 +47,8 @@ class RunLoop(DividedLoop):
         self._rate_factor = 1.0
         self.saving_begun = 0.0
         """When the newest checkpoint was begun, on the monotonic clock."""
+        self.span: OpenSpan = no_span
+        """Opens a span of the run's trace."""
         super().__init__(**options)
 
     def scale_learning_rate(self, factor: float) -> None:
@@ -90,7 +93,7 @@ class RunLoop(DividedLoop):
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:  # noqa: ANN401
         """Measure the held-out loss. The random numbers of training are left alone: when a run evaluates does not change what it learns."""
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices=devices):
+        with self.span("evaluate", when="between steps", step=self.state.global_step), torch.random.fork_rng(devices=devices):
             return dict(super().evaluate(*args, **options))  # type: ignore[misc]
 
     def evaluate_at_end(self) -> None:

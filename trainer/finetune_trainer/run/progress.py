@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Final
 from finetune_api.progress import DatasetCounts, Metrics, Progress
 from finetune_api.report import JobReference, Stage, TrainerReport
 from finetune_trainer.evaluation.results import Evaluation
-from finetune_trainer.reporting.curve import LossCurve
+from finetune_trainer.reporting.curve import CurveSet, LossCurve
 
 _WINDOW: Final = 32
 """Steps that speed is averaged over."""
@@ -76,14 +77,17 @@ class SpeedMeter:
 class RunProgress:
     """The figures of a run. Every method may be called from any thread.
 
+    :param samples_shown: samples that everybody may see who may read the run.
     :param likelihood: the loss is a mean negative log-likelihood, of which a perplexity can be told.
     """
 
-    def __init__(self, job: JobReference, *, likelihood: bool = True) -> None:
+    def __init__(self, job: JobReference, *, likelihood: bool = True, samples_shown: int = 0) -> None:
+        self._samples_shown = samples_shown
         self._job = job
         self._lock = threading.RLock()  # a signal's handler reads it in the thread that may hold it
         self._speed = SpeedMeter()
         self._curve = LossCurve()
+        self._curves = CurveSet()
         self._stage: Stage = "loading"
         self._values: dict[str, float] = {}
         self._step: int | None = None
@@ -118,19 +122,22 @@ class RunProgress:
         """Optimizer steps done."""
         return self._step or 0
 
-    def restore(self, step: int, epoch: float, tokens_seen: int, points: list[tuple[int, float]], values: dict[str, float]) -> None:
+    def restore(self, step: int, epoch: float, tokens_seen: int, entries: Sequence[Mapping[str, float]], values: dict[str, float]) -> None:
         """Go on from a checkpoint.
 
-        :param points: step and loss of what was logged before it.
+        :param entries: what was logged before it: each with its `step`, and with a `loss` if it is of training.
         :param values: last metrics, by the names of :class:`~finetune_api.progress.Metrics`.
         """
         with self._lock:
             self._step, self._epoch, self.tokens_seen = step, epoch, tokens_seen
             self._values = dict(values)
             self._curve = LossCurve()  # a run may go back in the midst
+            self._curves = CurveSet()
             self._speed = SpeedMeter()
-            for at, loss in points:
-                self._add_point(at, loss)
+            for entry in entries:
+                if "loss" in entry:
+                    self._add_point(int(entry["step"]), entry["loss"])
+                    self._curves.add(int(entry["step"]), entry)
 
     def begin_step(self) -> None:
         """A step begins."""
@@ -151,6 +158,11 @@ class RunProgress:
             self._values |= values
             if "loss" in values:
                 self._add_point(step, values["loss"])
+
+    def record_curves(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the figures of ``step`` that have curves of their own."""
+        with self._lock:
+            self._curves.add(step, values)
 
     def _add_point(self, step: int, loss: float) -> None:
         if math.isfinite(loss):
@@ -229,6 +241,8 @@ class RunProgress:
                 gpu_memory_peak_bytes=self._gpu_peak,
                 gpu_memory_estimate_bytes=self.memory_estimate,
                 history=self._curve.thin(),
+                curves=self._curves.build(),
+                samples=[] if self.evaluation is None else self.evaluation.excerpt_samples(self._samples_shown),
             )
             if not self.total_steps or self._step is None:
                 return None, metrics

@@ -44,6 +44,7 @@ from finetune_trainer.run.versions import collect_versions
 from finetune_trainer.storage import Credentials, Store, open_store
 from finetune_trainer.storage.cached import fetch_by_cache
 from finetune_trainer.storage.models import FetchedModel
+from finetune_trainer.tracing import Tracing
 from finetune_trainer.tracking import Outcome
 
 logger = logging.getLogger(__name__)
@@ -55,9 +56,18 @@ class Run:
     :param environ: where credentials are read from.
     """
 
-    def __init__(self, config: TrainerConfig, interruption: Interruption, environ: Mapping[str, str], group: Group | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainerConfig,
+        interruption: Interruption,
+        environ: Mapping[str, str],
+        group: Group | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.config = config
-        self.progress = RunProgress(config.job, likelihood=config.method.objective in LIKELIHOOD_OBJECTIVES)
+        self._span = (tracing or Tracing()).span
+        likelihood = config.method.objective in LIKELIHOOD_OBJECTIVES
+        self.progress = RunProgress(config.job, likelihood=likelihood, samples_shown=config.evaluation.samples.in_status)
         self._interruption = interruption
         self._environ = environ
         self._folder = Path(config.work_dir, config.job.uid)
@@ -125,7 +135,10 @@ class Run:
             self._group.wait_for_files()
 
         # Data and model
-        with Preload(config.method.objective):  # the libraries take seconds to import: meanwhile, files come in
+        with (
+            self._span("load", what="files"),
+            Preload(config.method.objective),
+        ):  # the libraries take seconds to import: meanwhile, files come in
             self._base = base = self._fetch_model(config.model, ENV_PREFIX_MODEL, "model")
             examples = self._load_examples()
             check_rewards(config.method.grpo.rewards if config.method.grpo else [], examples.answers)
@@ -152,8 +165,9 @@ class Run:
 
             check_gptq(architecture, config.output.gptq.group_size, config.model.uri)
         self._enter("preparing", reporter)
-        tokenizer = load_tokenizer(base.path, config.model.uri)
-        data = self._prepare_data(examples, tokenizer)
+        with self._span("preflight"):
+            tokenizer = load_tokenizer(base.path, config.model.uri)
+            data = self._prepare_data(examples, tokenizer)
         self._judge = None if reward else build_judge(config, examples, tokenizer, tasks, self._interruption, harness)
         self._dataset_digest = data.digest
         self.progress.dataset = data.counts
@@ -164,7 +178,8 @@ class Run:
         reporter.notify()
         self._log_time("data prepared")
 
-        adapted, teacher = self._load_models(base, teacher_files, tokenizer, device, data)
+        with self._span("load", what="model"):
+            adapted, teacher = self._load_models(base, teacher_files, tokenizer, device, data)
         self._log_time("model loaded")
 
         # Train and publish
@@ -175,7 +190,8 @@ class Run:
             return self._summarise_part()
         self._group.part()
         self._enter("publishing", reporter)
-        self._publish(trainer, tokenizer, data.counts)
+        with self._span("upload", what=self._result_kind):
+            self._publish(trainer, tokenizer, data.counts)
         self._delete_checkpoints(checkpoints)
         published = find_finished(output, config.job.uid, self._result_kind)
         if published is None:
@@ -196,7 +212,8 @@ class Run:
         self.progress.enter("publishing")
         folder = self._folder / "export"
         exporter = Exporter(self.config, output, self._environ, folder, self._fetch_base, self._fetch_calibration, self._interruption)
-        return exporter.export(adapter)
+        with self._span("upload", what="other forms and copies"):
+            return exporter.export(adapter)
 
     def _load_examples(self) -> Examples:
         config = self.config
@@ -296,6 +313,7 @@ class Run:
             self._note_checkpoint,
             self._track,
             self._group,
+            self._span,
         )
         session = TrainingSession(around, adapted, tokenizer, data, device, teacher)
 
@@ -305,7 +323,8 @@ class Run:
                 self._ask(adapted.model, "before")
             self._log_time("ready to train")
 
-        trainer = session.train(checkpoint, before)
+        with self._span("train", from_step=0 if checkpoint is None else checkpoint.step):
+            trainer = session.train(checkpoint, before)
         session.restore_best(trainer)
         self._enter("evaluating", reporter)
         self._ask(trainer.model, "after")
@@ -319,7 +338,8 @@ class Run:
     def _ask(self, model: Any, when: When) -> None:  # noqa: ANN401
         """Put samples and tasks to the model. One that is divided answers only if all processes ask it the same."""
         if self._judge is not None and (self._group.leads or self.config.divides_model):
-            self.progress.evaluation = self._judge.judge(model, when, self.progress.evaluation)
+            with self._span("evaluate", when=when):
+                self.progress.evaluation = self._judge.judge(model, when, self.progress.evaluation)
             found = {f"task_{task.name}": score for task in self.progress.measure()[1].tasks if (score := task.score) is not None}
             found |= {f"harness_{task.name}": score for task in self.progress.measure()[1].harness if (score := task.score) is not None}
             self._track(self.progress.step, found)
@@ -358,7 +378,7 @@ class Run:
     def _fields(self, kind: Any, step: int) -> ManifestFields:  # noqa: ANN401
         job, base = self.config.job, self._base
         measured = self.progress.measure()[1]
-        metrics = measured.model_dump(mode="json", exclude_none=True, exclude={"history", "tasks", "harness"})
+        metrics = measured.model_dump(mode="json", exclude_none=True, exclude={"history", "curves", "samples", "tasks", "harness"})
         return ManifestFields(
             kind=kind,
             job_uid=job.uid,

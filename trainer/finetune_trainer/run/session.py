@@ -20,6 +20,7 @@ from finetune_trainer.run.checkpointing import BEST_FOLDER, CheckpointUploader, 
 from finetune_trainer.run.progress import RunProgress
 from finetune_trainer.run.survival import BatchPlan, SpikeGuard, SurvivalState, build_plan, compute_step_down
 from finetune_trainer.run.tracking import TRACKED
+from finetune_trainer.tracing import OpenSpan, no_span
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class Surroundings:
     """Hands the figures of a step to the trackers."""
     group: Group = field(default_factory=lambda: Group(None, {}))
     """The processes that train together."""
+    span: OpenSpan = no_span
+    """Opens a span of the run's trace."""
 
 
 class TrainingSession:
@@ -162,8 +165,9 @@ class TrainingSession:
             processing_class=self._tokenizer,
         )
         self._uploader = CheckpointUploader(
-            around.checkpoints, self._training.checkpoint.keep, around.note_checkpoint, around.progress.note_publishing
+            around.checkpoints, self._training.checkpoint.keep, around.note_checkpoint, around.progress.note_publishing, around.span
         )
+        trainer.span = around.span
         trainer.remove_callback(PrinterCallback)  # it prints to standard output, past the log
         trainer.add_callback(RunCallback(trainer, self.state, self._best, around, self._uploader))
         if checkpoint is None:
@@ -185,9 +189,8 @@ class TrainingSession:
         progress.evaluation = state.evaluation
         for entry in trainer.state.log_history:  # an earlier pod may not have got it through
             self._around.track(entry["step"], {name: entry[name] for name in TRACKED if name in entry})
-        points = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
         progress.total_steps = checkpoint.manifest.total_steps
-        progress.restore(checkpoint.step, trainer.state.epoch or 0.0, state.tokens_seen, points, state.values)
+        progress.restore(checkpoint.step, trainer.state.epoch or 0.0, state.tokens_seen, trainer.state.log_history, state.values)
         progress.checkpoint_step = checkpoint.step
         logger.info("going on from the checkpoint of step %d of %d", checkpoint.step, checkpoint.manifest.total_steps)
 
