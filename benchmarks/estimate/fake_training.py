@@ -8,6 +8,7 @@ Not seen this way: what kernels allocate inside themselves, what the allocator h
 """
 
 import gc
+import os
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from unittest import mock
 
 from finetune_trainer.model.eager import load_bitsandbytes
 
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # that ORPO and distillation may change is known: TRL's version is locked
 load_bitsandbytes()
 
 import bitsandbytes as bnb  # noqa: E402  # after the loader
@@ -265,18 +267,10 @@ def _as_on_a_gpu() -> Iterator[None]:
         stack.enter_context(mock.patch.object(nn.functional, "dropout", dropout))
         for name in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
             stack.enter_context(mock.patch.object(tiles, name, _do_nothing))
-        stack.enter_context(mock.patch("peft.tuners.lora.dora.dequantize_module_weight", _dequantise))
         # PEFT asks without naming a device, which means CUDA.
         asked = torch.is_autocast_enabled
         stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", lambda device="cpu": asked(device)))
         yield
-
-
-def _dequantise(module: Any) -> Any:
-    """Return what a 4-bit layer's weight becomes when DoRA takes its norm."""
-    if isinstance(module, bnb.nn.Linear4bit):
-        return torch.empty(module.out_features, module.in_features, dtype=module.compute_dtype)
-    return module.weight
 
 
 def _quantise(model: Any, spec: QuantizationSpec, dtype: torch.dtype) -> None:

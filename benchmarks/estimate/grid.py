@@ -2,11 +2,13 @@
 
 python -m benchmarks.estimate.grid                 # prints the table
 python -m benchmarks.estimate.grid --write         # and writes docs/reference/estimate.md
+python -m benchmarks.estimate.grid --anew --write  # measures all of it anew, half an hour on one core: after an upgrade of the libraries
 """
 
 import argparse
 import copy
 import itertools
+import json
 import statistics
 import sys
 import time
@@ -20,6 +22,8 @@ from finetune_api.resource import parse_spec
 from finetune_api.spec import FineTuneJobSpec
 
 TARGET = Path(__file__).parents[2] / "docs" / "reference" / "estimate.md"
+KEPT = Path(__file__).with_name("measured.json")
+"""Peaks measured before, in bytes: they depend on the libraries and the settings, not on the estimate."""
 BUDGET = 0.05
 
 
@@ -77,8 +81,6 @@ SPECIAL: list[tuple[str, dict[str, Any]]] = [
     ("16 bits", {"quantization": UNQUANTISED}),
     ("16 bits, no checkpointing", {"quantization": UNQUANTISED, "training": NO_CHECKPOINTING}),
     ("AdamW in 32 bits", {"training": {"optimizer": "paged_adamw_32bit"}}),
-    ("DoRA", {"adapter": {"dora": True}}),
-    ("DoRA, no checkpointing", {"adapter": {"dora": True}, "training": NO_CHECKPOINTING}),
     ("AdaLoRA", {"adapter": {"type": "adalora"}}),
     ("AdaLoRA, no checkpointing", {"adapter": {"type": "adalora"}, "training": NO_CHECKPOINTING}),
     ("AdaLoRA, 16 bits", {"adapter": {"type": "adalora"}, "quantization": UNQUANTISED}),
@@ -109,6 +111,12 @@ SPECIAL: list[tuple[str, dict[str, Any]]] = [
     ),
 ]
 """What is special, and the changes that it takes."""
+SMALLER, LARGER = "0.5B (Qwen2.5)", "1.2B (Llama 3.2)"
+ON_BOTH = (
+    *("r 64", "no dropout", "attention only", "not packed", "16 bits", "AdaLoRA", "(IA)3", "prompt tuning", "P-tuning", "prefix tuning"),
+    *("full", "DPO", "ORPO", "reward", "distillation from the same shape", "GRPO"),
+)
+"""What is measured on both of the small shapes."""
 
 
 def cells() -> Iterator[tuple[str, str, FineTuneJobSpec]]:
@@ -116,8 +124,9 @@ def cells() -> Iterator[tuple[str, str, FineTuneJobSpec]]:
     for name in MODELS:
         for length, batch in ((512, 1), (2048, 4), (8192, 1)):
             yield name, "", build_spec(length, batch, 16)
-    small = ("0.5B (Qwen2.5)", "1.2B (Llama 3.2)")
-    for (what, changes), name in itertools.product(SPECIAL, small):
+    for (what, changes), name in itertools.product(SPECIAL, (LARGER, SMALLER)):
+        if name == SMALLER and what not in ON_BOTH:
+            continue
         copied = copy.deepcopy(changes)
         rank = copied.get("adapter", {}).pop("r", 16)
         yield name, what, build_spec(1024, 4, rank, **copied)
@@ -128,7 +137,9 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write docs/reference/estimate.md")
     parser.add_argument("--model", default="", help="only models whose name holds this")
     parser.add_argument("--what", default="", help="only settings whose name holds this")
+    parser.add_argument("--anew", action="store_true", help="measure what was measured before, too")
     options = parser.parse_args()
+    kept: dict[str, int] = {} if options.anew or not KEPT.is_file() else json.loads(KEPT.read_text())
     rows: list[tuple[str, ...]] = []
     errors: list[float] = []
     for name, what, spec in cells():
@@ -136,10 +147,14 @@ def main() -> int:
             continue
         began = time.monotonic()
         teacher = MODELS[name] if spec.method.distill is not None else None
-        measured = measure(MODELS[name], spec, teacher)
+        key = f"{name} | {what or 'defaults'} | {spec.training.max_length} | {spec.training.per_device_batch_size}"
+        if key not in kept:
+            kept[key] = measure(MODELS[name], spec, teacher).peak
+            KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+        peak = kept[key]
         shape = read_shape(MODELS[name])
         estimate = compute_estimate(shape, spec, shape if teacher is not None else None)
-        error = estimate.allocated_bytes / measured.peak - 1
+        error = estimate.allocated_bytes / peak - 1
         errors.append(error)
         training = spec.training
         rows.append(
@@ -149,7 +164,7 @@ def main() -> int:
                 str(training.max_length),
                 str(training.per_device_batch_size),
                 f"{estimate.allocated_bytes / 2**30:.2f}",
-                f"{measured.peak / 2**30:.2f}",
+                f"{peak / 2**30:.2f}",
                 f"{error:+.1%}",
             )
         )
@@ -183,8 +198,8 @@ libraries' step, on tensors without contents (`benchmarks/estimate/fake_training
 used for this table: memory that CUDA kernels allocate inside themselves is not in it.
 
 The loss of ORPO and distillation is held against torch's own operations: kernels by Triton, which ORPO has on a GPU, take less. GRPO
-is held against its steps and against reading the prompts of all answers of a step with keys and values of whole answers. int8, experts and
-initialisations are not in the table: the output says so.
+is held against its steps and against reading the prompts of all answers of a step with keys and values of whole answers. Not in the
+table are int8, DoRA, experts and initialisations: the output says so.
 
 Defaults are QLoRA's: NF4 with double quantisation, r 16 on all linear layers, dropout 0.05, gradient checkpointing, packing, 8-bit
 AdamW. Packed rows are laid out as one row of batch x maxLength tokens.

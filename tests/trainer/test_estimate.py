@@ -3,6 +3,7 @@
 A slice of `benchmarks/estimate`; the whole grid, up to 65B, is in docs/reference/estimate.md.
 """
 
+import copy
 from typing import Any
 
 import pytest
@@ -44,17 +45,31 @@ def test_parameters_are_counted_to_the_last_one(kind: str, tied: bool) -> None:
     assert {linear.weights for linear in shape.linears} == quantisable - ({4 * 512} if kind == "mixtral" else set())
 
 
+PLAIN = {"packing": False}
+BARE = {"type": "none"}
+REWARDS = [{"name": "short", "type": "length", "maxTokens": 64}]
+
+
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
         ("llama", {}),
         ("llama", {"training": {"gradientCheckpointing": False}}),
-        ("llama", {"adapter": {"dropout": 0}, "training": {"packing": False}}),
+        ("llama", {"adapter": {"dropout": 0}, "training": PLAIN}),
         ("qwen3", {"training": {"gradientCheckpointing": False}}),
         ("qwen2", {"adapter": {"targetModules": "q_proj,v_proj", "r": 64}}),
         ("phi3", {}),
-        ("llama", {"quantization": {"type": "none"}}),
+        ("llama", {"quantization": BARE}),
         ("gemma", {}),
+        ("llama", {"adapter": {"type": "adalora"}}),
+        ("llama", {"adapter": {"type": "p-tuning"}, "training": PLAIN}),
+        ("llama", {"adapter": {"type": "prefix-tuning"}, "training": {**PLAIN, "gradientCheckpointing": False}}),
+        ("llama", {"adapter": BARE, "quantization": BARE}),
+        ("llama", {"objective": "dpo", "training": PLAIN}),
+        ("llama", {"objective": "orpo", "training": PLAIN}),
+        ("llama", {"objective": "reward", "training": PLAIN}),
+        ("llama", {"objective": "distill", "distill": {"teacher": {"uri": "hf://a/teacher"}}}),
+        ("llama", {"objective": "grpo", "grpo": {"rewards": REWARDS}, "training": PLAIN}),
     ],
     ids=str,
 )
@@ -62,9 +77,11 @@ def test_the_peak_is_within_the_budget(kind: str, changes: dict[str, Any]) -> No
     from benchmarks.estimate.fake_training import measure
     from benchmarks.estimate.grid import build_spec
 
-    patch = {name: dict(value) for name, value in changes.items()}
+    patch = copy.deepcopy(changes)
     spec = build_spec(1024, 4, patch.get("adapter", {}).pop("r", 16), **patch)
     config = {"model_type": kind, **SMALL, "hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 3584}
-    estimated = compute_estimate(read_shape(config), spec).allocated_bytes
-    measured = measure(config, spec).peak
+    teacher = config if spec.method.distill is not None else None
+    shape = read_shape(config)
+    estimated = compute_estimate(shape, spec, shape if teacher is not None else None).allocated_bytes
+    measured = measure(config, spec, teacher).peak
     assert estimated / measured == pytest.approx(1, abs=BUDGET), f"{estimated / 2**20:.0f} MiB against {measured / 2**20:.0f} MiB"

@@ -125,6 +125,8 @@ def _notes(shape: ModelShape, spec: FineTuneJobSpec, moving: int) -> tuple[str, 
         notes.append("models with experts were not held against a measurement: how tokens spread over experts moves the peak")
     if method.quantization.type == "int8":
         notes.append("int8 was not held against a measurement: outlier columns take memory of their own")
+    if method.adapter.dora:
+        notes.append("DoRA was not held against a measurement: it takes the norm of each weight with its update in every pass")
     if method.objective == "orpo":
         notes.append("the loss of orpo was held against torch's own operations; kernels by Triton on a GPU take less")
     if method.adapter.init in ("olora", "pissa", "eva", "loftq"):

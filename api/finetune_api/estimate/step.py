@@ -85,10 +85,13 @@ def build_moving_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
         words = "a copy of P-tuning's for multiplication, there until its backward pass"
         terms.append(Term("network in 16 bits", "moving", width * network, words))
     loss = _loss_term(shape, spec, batch, width, casts)
-    if loss.size_bytes >= in_layer:
-        return [*terms, loss]
     words = "one layer, recomputed, and gradients on their way" if checkpointing else "gradients on their way"
-    return [*terms, Term("backward pass", "moving", in_layer, words)]
+    terms.append(loss if loss.size_bytes >= in_layer else Term("backward pass", "moving", in_layer, words))
+    if whole and shape.tied:  # one matrix has two gradients, which are added up at the very end, when the activations are gone
+        end = 3 * 4 * shape.vocabulary * shape.hidden
+        if end > sum(term.size_bytes for term in terms):
+            return [Term("embedding's gradients", "moving", end, "the head's, the embedding's and their sum, in 32 bits")]
+    return terms
 
 
 def _loss_term(shape: ModelShape, spec: FineTuneJobSpec, batch: Batch, width: int, casts: int) -> Term:
@@ -155,13 +158,16 @@ def _saved_by_updates(spec: FineTuneJobSpec, adapted: list[Linear], width: int) 
 
 def _passing(shape: ModelShape, spec: FineTuneJobSpec, tokens: int, width: int) -> int:
     """Return the bytes of gradients and scratch on their way through one layer's backward pass."""
+    adapter, quantised = spec.method.adapter, spec.method.quantization.type != "none"
     gradients = tokens * (10 * shape.hidden + 2 * shape.intermediate) * width // 2
-    if spec.method.adapter.type == "none":
+    if adapter.type == "none":
         return gradients + sum(linear.weights for linear in shape.linears) * width
-    if spec.method.adapter.type == "ia3" and spec.method.quantization.type != "none":
-        gradients += tokens * 6 * shape.intermediate  # what is scaled is in 32 bits, and bitsandbytes' layers want a copy of it
-    if spec.method.adapter.type == "adalora":
-        gradients += tokens * 3 * shape.intermediate  # the update is divided by its rank in 32 bits
-    if spec.method.quantization.type == "none":  # the adapter is in 32 bits there, and so are its input and that input's gradient
+    if adapter.dora:  # for the norm of a weight with its update: both, their sum, and the unit matrix that the update is made from
+        gradients += width * max((3 * linear.weights + linear.inputs**2 for linear in find_adapted(shape, spec)), default=0)
+    if adapter.type == "ia3":  # what is scaled is in 32 bits; bitsandbytes' layers want a copy of it
+        gradients += tokens * shape.intermediate * (14 if quantised else 3) // 2
+    if adapter.type == "adalora":  # the update is divided by its rank in 32 bits
+        gradients += tokens * shape.intermediate * (3 if quantised else 1)
+    if not quantised:  # the adapter is in 32 bits there, and so are its input and that input's gradient
         return gradients + tokens * 2 * 4 * shape.intermediate
     return gradients + width * max((linear.weights for linear in shape.linears), default=0)  # one matrix, dequantised
