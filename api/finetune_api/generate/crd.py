@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from finetune_api.generate.immutability import add_immutability
 from finetune_api.generate.kinds import ResourceKind
+from finetune_api.generate.merge_rules import merge_rules
 from finetune_api.generate.model_schema import Schema, build_model_schema
 from finetune_api.names import CATEGORIES, GROUP, VERSION
 from finetune_api.rules import CEL_KEY, quote_cel
@@ -44,7 +45,7 @@ def build_crd(kind: ResourceKind) -> dict[str, Any]:
             {"name": name, "type": column_type, "jsonPath": path, "priority": priority, "description": text}
             for name, column_type, path, priority, text in kind.columns
         ],
-        "schema": {"openAPIV3Schema": build_openapi_schema(kind)},
+        "schema": {"openAPIV3Schema": merge_rules(build_openapi_schema(kind))},
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

@@ -37,7 +37,7 @@ def _list(types: tuple[str, ...]) -> str:
 
 def _build_setting_rule(cel: str, unset: Callable[[Any], bool], name: str, types: tuple[AdapterType, ...]) -> Rule:
     return Rule(
-        cel=f"{cel} || self.type in [{_list(types)}]",
+        cel=f"self.type in [{_list(types)}] || {cel}",  # what is true of most comes first: the rest is not read then
         holds=lambda adapter: unset(adapter) or adapter.type in types,
         message=f"is for the type{'s' if len(types) > 1 else ''} {', '.join(types)}; remove it, or set another type",
         field=name,

@@ -1,0 +1,148 @@
+"""All the CEL rules of a value in one, so that the API server looks each field up once.
+
+To read one field of an object, the API server copies the schemas of all its fields. A rule alone pays that for every name in it, on every
+write of the object and of its status: the rules cost more than everything else about it
+(`docs/decisions/0042-rules-in-one.md`). The merged rule reads what several rules ask for once, into a variable; which of the rules is broken is
+worked out only where one is.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from finetune_api.generate.model_schema import Schema
+from finetune_api.rules import CEL_KEY, quote_cel
+
+Rules = list[dict[str, str]]
+Path = tuple[str, ...]
+
+_TOKEN: Final = re.compile(r"'(?:\\.|[^'\\])*'|\bhas\(self(?P<asked>(?:\.[A-Za-z_]\w*)+)\)|\bself(?P<read>(?:\.[A-Za-z_]\w*)+)(?P<call>\()?")
+"""A string, which is passed over; a field that is asked for by `has`; or a path of fields that is read, perhaps with a method after it."""
+_UNSURE: Final = re.compile(r"'(?:\\.|[^'\\])*'|(?P<end>\|\||&&|[?])")
+_ASKED: Final = "has "
+"""Before a field's name in a path: whether it is there, and not what it is."""
+_ALL: Final = "several rules are broken; `finetune validate` names them"
+"""Said where the API server can't work out which: it has a budget for that too."""
+
+
+def merge_rules(schema: Schema) -> Schema:
+    """Return the structural ``schema`` with at most one rule a value, transition rules left apart."""
+    merged = dict(schema)
+    if "properties" in schema:
+        merged["properties"] = {name: merge_rules(below) for name, below in schema["properties"].items()}
+    for keyword in ("items", "additionalProperties"):
+        if isinstance(schema.get(keyword), dict):
+            merged[keyword] = merge_rules(schema[keyword])
+    if rules := schema.get(CEL_KEY):
+        merged[CEL_KEY] = [*_merge([rule for rule in rules if not _is_transition(rule)], schema), *filter(_is_transition, rules)]
+    return merged
+
+
+def _is_transition(rule: dict[str, str]) -> bool:
+    return "oldSelf" in rule["rule"]
+
+
+def _merge(rules: Rules, schema: Schema) -> Rules:
+    if len(rules) < 2:  # noqa: PLR2004  # there is nothing to share
+        return rules
+    told = (f"{rule['rule']} ? '' : {quote_cel(_tell(rule))}" for rule in rules)
+    return [
+        {
+            "rule": share_lookups([rule["rule"] for rule in rules], schema),
+            "message": _ALL,
+            "messageExpression": f"[{', '.join(told)}].filter(told, told != '').join('; ')",
+        }
+    ]
+
+
+def _tell(rule: dict[str, str]) -> str:
+    """Say what is wrong with which field: one rule has one path, which is that of the object."""
+    path = rule.get("fieldPath", "").removeprefix(".")
+    return rule["message"] if not path or rule["message"].startswith(path) else f"{path} {rule['message']}"
+
+
+@dataclass(slots=True)
+class _Read:
+    """A field that the rules read, and what they read below it."""
+
+    sure: int = 0
+    """In how many places it is read whatever the values are."""
+    below: dict[str, "_Read"] = field(default_factory=dict)
+    is_there: bool = False
+    """Whether no object can lack it."""
+    bound: bool = False
+    """Whether it gets a variable."""
+
+    def bind(self, schema: Schema) -> int:
+        """Choose what gets a variable; return how often this field is read then for sure, if it gets none."""
+        reads = self.sure
+        for name, read in self.below.items():
+            lookups = read.bind(schema.get("properties", {}).get(name, {}))
+            read.is_there = _is_always_there(schema, name)
+            read.bound = lookups > 1 and read.is_there
+            reads += 1 if read.bound else lookups
+        return reads
+
+    def walk(self, path: Path = ()) -> Iterator[Path]:
+        """Yield the paths of what has a variable, the outer ones first; nothing is read below what may be absent."""
+        for name, read in self.below.items():
+            if read.bound:
+                yield (*path, name)
+            if read.is_there:
+                yield from read.walk((*path, name))
+
+
+def _is_always_there(schema: Schema, name: str) -> bool:
+    below = schema.get("properties", {}).get(name, {})
+    return name.startswith(_ASKED) or (("default" in below or name in schema.get("required", ())) and not below.get("nullable"))
+
+
+def share_lookups(expressions: list[str], schema: Schema) -> str:
+    """Return what is true of an object of ``schema`` if all ``expressions`` are, so that it reads no field twice for nothing."""
+    root = _Read()
+    for expression in expressions:
+        end = _find_sure_end(expression)
+        for match in _TOKEN.finditer(expression):
+            read = root
+            for name in _split(match)[0]:
+                read = read.below.setdefault(name, _Read())
+            read.sure += match.end() <= end
+    root.bind(schema)
+    bound = list(root.walk())
+
+    def replace(match: re.Match[str]) -> str:
+        path, rest = _split(match)
+        return f"{_name(path, bound)}{rest}" if path else match[0]
+
+    shared = " && ".join(f"({_TOKEN.sub(replace, expression)})" for expression in expressions)
+    for path in reversed(bound):
+        shared = f"[{_name(path, bound[: bound.index(path)])}].all({_variable(path)}, {shared})"
+    return shared
+
+
+def _find_sure_end(expression: str) -> int:
+    """Return where the part ends that is worked out whatever the values are."""
+    return next((match.start() for match in _UNSURE.finditer(expression) if match["end"]), len(expression))
+
+
+def _split(match: re.Match[str]) -> tuple[Path, str]:
+    """Split what was matched into the path that is read, which is empty for a string, and the method behind it."""
+    if match["asked"]:
+        *path, last = match["asked"].removeprefix(".").split(".")
+        return (*path, _ASKED + last), ""
+    path = (match["read"] or "").removeprefix(".").split(".")
+    if match["call"]:
+        return tuple(path[:-1]), f".{path[-1]}("
+    return tuple(filter(None, path)), ""
+
+
+def _name(path: Path, bound: list[Path]) -> str:
+    known = next((path[:length] for length in range(len(path), 0, -1) if path[:length] in bound), ())
+    rest = path[len(known) :]
+    name = ".".join((_variable(known) if known else "self", *rest)).replace(_ASKED, "")
+    return f"has({name})" if rest and rest[-1].startswith(_ASKED) else name
+
+
+def _variable(path: Path) -> str:
+    return f"_{'_'.join(path)}".replace(" ", "_")
