@@ -1,9 +1,8 @@
 """All the CEL rules of a value in one, so that the API server looks each field up once.
 
-To read one field of an object, the API server copies the schemas of all its fields. A rule alone pays that for every name in it, on every
-write of the object and of its status: the rules cost more than everything else about it
-(`docs/decisions/0042-rules-in-one.md`). The merged rule reads what several rules ask for once, into a variable; which of the rules is broken is
-worked out only where one is.
+To read one field of an object, the API server copies the schemas of all its fields. A rule alone pays that for every name in it, on
+every write of the object and of its status: the rules cost more than everything else about it (decision 42). The merged rule reads what
+several rules ask for once, into a variable; which of the rules is broken is worked out only where one is.
 """
 
 import re
@@ -17,7 +16,9 @@ from finetune_api.rules import CEL_KEY, quote_cel
 Rules = list[dict[str, str]]
 Path = tuple[str, ...]
 
-_TOKEN: Final = re.compile(r"'(?:\\.|[^'\\])*'|\bhas\(self(?P<asked>(?:\.[A-Za-z_]\w*)+)\)|\bself(?P<read>(?:\.[A-Za-z_]\w*)+)(?P<call>\()?")
+_TOKEN: Final = re.compile(
+    r"'(?:\\.|[^'\\])*'|\bhas\(self(?P<asked>(?:\.[A-Za-z_]\w*)+)\)|\bself(?P<read>(?:\.[A-Za-z_]\w*)+)(?P<call>\()?"
+)
 """A string, which is passed over; a field that is asked for by `has`; or a path of fields that is read, perhaps with a method after it."""
 _UNSURE: Final = re.compile(r"'(?:\\.|[^'\\])*'|(?P<end>\|\||&&|[?])")
 _ASKED: Final = "has "
@@ -26,16 +27,16 @@ _ALL: Final = "several rules are broken; `finetune validate` names them"
 """Said where the API server can't work out which: it has a budget for that too."""
 
 
-def merge_rules(schema: Schema) -> Schema:
-    """Return the structural ``schema`` with at most one rule a value, transition rules left apart."""
+def merge_rules(schema: Schema, path: str = "") -> Schema:
+    """Return the structural ``schema`` with at most one rule a value, transition rules left apart.
+
+    What lies in lists and maps keeps its rules: it is rarely there, and only the API server knows its index.
+    """
     merged = dict(schema)
     if "properties" in schema:
-        merged["properties"] = {name: merge_rules(below) for name, below in schema["properties"].items()}
-    for keyword in ("items", "additionalProperties"):
-        if isinstance(schema.get(keyword), dict):
-            merged[keyword] = merge_rules(schema[keyword])
+        merged["properties"] = {name: merge_rules(below, f"{path}.{name}") for name, below in schema["properties"].items()}
     if rules := schema.get(CEL_KEY):
-        merged[CEL_KEY] = [*_merge([rule for rule in rules if not _is_transition(rule)], schema), *filter(_is_transition, rules)]
+        merged[CEL_KEY] = [*_merge([rule for rule in rules if not _is_transition(rule)], schema, path), *filter(_is_transition, rules)]
     return merged
 
 
@@ -43,23 +44,18 @@ def _is_transition(rule: dict[str, str]) -> bool:
     return "oldSelf" in rule["rule"]
 
 
-def _merge(rules: Rules, schema: Schema) -> Rules:
-    if len(rules) < 2:  # noqa: PLR2004  # there is nothing to share
+def _merge(rules: Rules, schema: Schema, path: str) -> Rules:
+    if len(rules) < 2:  # there is nothing to share
         return rules
-    told = (f"{rule['rule']} ? '' : {quote_cel(_tell(rule))}" for rule in rules)
-    return [
-        {
-            "rule": share_lookups([rule["rule"] for rule in rules], schema),
-            "message": _ALL,
-            "messageExpression": f"[{', '.join(told)}].filter(told, told != '').join('; ')",
-        }
-    ]
+    # Not a list that is filtered and joined: the API server takes any list that is made in an expression for one without end.
+    told = (f"({rule['rule']} ? '' : {quote_cel(_tell(rule, path))})" for rule in rules)
+    return [{"rule": share_lookups([rule["rule"] for rule in rules], schema), "message": _ALL, "messageExpression": " + ".join(told)}]
 
 
-def _tell(rule: dict[str, str]) -> str:
-    """Say what is wrong with which field: one rule has one path, which is that of the object."""
-    path = rule.get("fieldPath", "").removeprefix(".")
-    return rule["message"] if not path or rule["message"].startswith(path) else f"{path} {rule['message']}"
+def _tell(rule: dict[str, str], path: str) -> str:
+    """Say in a sentence what is wrong, and with which field: the merged rule itself has but one path, that of the object."""
+    field_path = f"{path}{rule['fieldPath']}: ".removeprefix(".") if "fieldPath" in rule else ""
+    return f"{field_path}{rule['message']}. "
 
 
 @dataclass(slots=True)

@@ -156,6 +156,7 @@ OTHER_VALUES: dict[str, Any] = {
     "output.merged": False,
     "output.gguf.type": "f16",
     "output.gptq.groupSize": 64,
+    "training.sharding": "full",
     "output.push": [],
 }
 MUTABLE = {

@@ -1,0 +1,78 @@
+"""Rules made into one: what is read, and how often. That the one says what the many said is held against a real API server elsewhere."""
+
+from typing import Any
+
+import pytest
+
+from finetune_api.generate.crd import build_openapi_schema
+from finetune_api.generate.kinds import KINDS, ResourceKind
+from finetune_api.generate.merge_rules import merge_rules, share_lookups
+from finetune_api.rules import CEL_KEY
+
+TEXT = {"type": "string"}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["kind"],
+    "properties": {
+        "kind": TEXT,
+        "plain": {**TEXT, "default": "a"},
+        "maybe": TEXT,
+        "outer": {"type": "object", "default": {}, "properties": {"inner": {**TEXT, "default": "b"}, "absent": TEXT}},
+    },
+}
+
+SHARED = {
+    "read once": (["self.kind == 'a'"], "(self.kind == 'a')"),
+    "read twice": (["self.kind != 'a'", "self.kind != 'b'"], "[self.kind].all(_kind, (_kind != 'a') && (_kind != 'b'))"),
+    "may be absent": (["self.maybe == 'a'", "self.maybe == 'b'"], "(self.maybe == 'a') && (self.maybe == 'b')"),
+    "asked for twice": (["!has(self.maybe)", "!has(self.maybe)"], "[has(self.maybe)].all(_has_maybe, (!_has_maybe) && (!_has_maybe))"),
+    "read twice, but perhaps not": (
+        ["true || self.kind == 'a'", "false && self.kind == 'b'"],
+        "(true || self.kind == 'a') && (false && self.kind == 'b')",
+    ),
+    "two fields of one object": (
+        ["self.outer.inner == 'a'", "!has(self.outer.absent)"],
+        "[self.outer].all(_outer, (_outer.inner == 'a') && (!has(_outer.absent)))",
+    ),
+    "a field of an object, twice": (
+        ["self.outer.inner == 'a'", "self.outer.inner != 'b'"],
+        "[self.outer.inner].all(_outer_inner, (_outer_inner == 'a') && (_outer_inner != 'b'))",
+    ),
+    "a method": (["self.kind.size() > 1", "self.kind.matches('x')"], "[self.kind].all(_kind, (_kind.size() > 1) && (_kind.matches('x')))"),
+    "a name in a text": (
+        ["self.kind != 'self.plain'", "self.plain != 'a\\'self.kind'"],
+        "(self.kind != 'self.plain') && (self.plain != 'a\\'self.kind')",
+    ),
+    "the value itself": (["self.size() > 1", "self != ''"], "(self.size() > 1) && (self != '')"),
+}
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_what_is_surely_read_more_than_once_is_read_once(case: str) -> None:
+    rules, shared = SHARED[case]
+    assert share_lookups(rules, SCHEMA) == shared
+
+
+def test_the_message_names_each_field_whose_rule_is_broken() -> None:
+    rules = [
+        {"rule": "self.kind != 'a'", "message": "must not be a", "fieldPath": ".kind"},
+        {"rule": "self.plain != ''", "message": "it's bare"},
+    ]
+    (merged,) = merge_rules({**SCHEMA, CEL_KEY: rules}, ".spec")[CEL_KEY]
+    assert merged["messageExpression"] == (
+        "(self.kind != 'a' ? '' : 'spec.kind: must not be a. ') + (self.plain != '' ? '' : 'it\\'s bare. ')"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_a_value_has_one_rule_and_its_transition_rules(kind: ResourceKind) -> None:
+    def walk(before: dict[str, Any], after: dict[str, Any]) -> None:
+        old, new = before.get(CEL_KEY, []), after.get(CEL_KEY, [])
+        moving = [rule for rule in old if "oldSelf" in rule["rule"]]
+        assert new[len(new) - len(moving) :] == moving
+        assert len(new) - len(moving) == min(1, len(old) - len(moving))
+        for name, below in before.get("properties", {}).items():
+            walk(below, after["properties"][name])
+
+    schema = build_openapi_schema(kind)
+    walk(schema, merge_rules(schema))
