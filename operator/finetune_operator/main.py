@@ -139,8 +139,8 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:  # noqa:
         enabled=settings.node_check,
         every_seconds=settings.node_seconds,
     )
-    registry.register(RunCollector(store.finetunejobs, _now, reports=bool(service)))
     usage = UsageMetrics(registry, settings.gpu_prices)
+    registry.register(RunCollector(store.finetunejobs, _now, begin=usage.begin, reports=bool(service)))
     metrics.add_leadership(lambda: leadership.seconds_left)
     metrics.add_resync(lambda: intake.last_resync)
     metrics.add_reports(lambda: book.waiting, lambda: credentials.expiry)

@@ -16,6 +16,8 @@ from finetune_operator.objects import Object, name_of, namespace_of, parse_time,
 RUNS_WITH_SERIES: Final = 500
 """Running runs that have series of their own; beyond it the youngest have none, so that a burst of runs is no burst of series."""
 
+_UNDER_WAY: Final = frozenset(phase.value for phase in (Phase.QUEUED, Phase.STARTING, Phase.RUNNING, Phase.SUSPENDED))
+
 _MEASURES: Final[tuple[tuple[Metric, str], ...]] = (
     (catalogue.RUN_LOSS, "loss"),
     (catalogue.RUN_EVAL_LOSS, "evalLoss"),
@@ -33,6 +35,7 @@ class RunCollector(Collector):
     """Gauges of runs, by place and one by one.
 
     :param series: how many running runs have series of their own.
+    :param begin: told each place (namespace and queue) in which a run is under way, before what was used there is read.
     :param reports: trainers report. Without, no run is ever heard of, and none is silent.
     """
 
@@ -41,12 +44,14 @@ class RunCollector(Collector):
         finetunejobs: Callable[[], Iterable[Object]],
         clock: Callable[[], datetime],
         series: int = RUNS_WITH_SERIES,
+        begin: Callable[[str, str], None] = lambda *_: None,
         *,
         reports: bool = True,
     ) -> None:
         self._finetunejobs = finetunejobs
         self._clock = clock
         self._series = series
+        self._begin = begin
         self._reports = reports
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -62,6 +67,8 @@ class RunCollector(Collector):
             place = (namespace_of(body), (status.get("queue") or {}).get("name", ""))
             phase = status.get("phase") or Phase.PENDING.value
             runs[*place, phase] += 1
+            if phase in _UNDER_WAY:
+                self._begin(*place)
             if phase == Phase.RUNNING:
                 gpus[place] += status.get("gpus") or 0
                 running.append(body)

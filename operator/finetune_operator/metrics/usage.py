@@ -8,8 +8,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from finetune_api.reasons import Reason
 from finetune_api.report import JobReference
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator.metrics import catalogue
 
 _HOUR: Final = 3600.0
@@ -23,6 +24,7 @@ class UsageMetrics:
 
     def __init__(self, registry: CollectorRegistry, prices: Mapping[str, float]) -> None:
         self._prices = prices
+        self._begun: set[tuple[str, str]] = set()
         self._gpu_seconds = catalogue.GPU_SECONDS.build_counter(registry)
         self._running = catalogue.RUNNING_SECONDS.build_counter(registry)
         self._queued = catalogue.QUEUED_SECONDS.build_counter(registry)
@@ -32,6 +34,23 @@ class UsageMetrics:
         self._failures = catalogue.FAILURES.build_counter(registry)
         self._ended = catalogue.RUNS_ENDED.build_counter(registry)
         self._cost = catalogue.GPU_COST.build_counter(registry)
+
+    def begin(self, namespace: str, queue: str) -> None:
+        """Let what is used in a place begin at 0.
+
+        Prometheus counts what is added to a series, and not the value that it begins with: without this, the first pod that ends after
+        a start of the operator would be missing, and with it perhaps a day of GPU time.
+        """
+        if (namespace, queue) in self._begun:
+            return
+        self._begun.add((namespace, queue))
+        for series in (self._gpu_seconds, self._running, self._queued, self._interruptions, self._failures, self._queue_time):
+            series.labels(namespace, queue)
+        if self._prices:
+            self._cost.labels(namespace, queue)
+        for phase in (Phase.SUCCEEDED, Phase.FAILED):
+            self._run_time.labels(namespace, queue, phase.value)
+        self._ended.labels(namespace, queue, Phase.SUCCEEDED.value, Reason.COMPLETED.value)
 
     def note(self, ref: JobReference, gpu_resource: str | None, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
         """Add what a status that was just written says beyond the one before it."""

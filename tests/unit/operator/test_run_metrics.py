@@ -85,3 +85,11 @@ def test_the_longest_wait_of_a_queue_is_shown() -> None:
         for each in (30, 500, 20)
     ]
     assert _collect(*waits).get_sample_value("finetune_oldest_wait_seconds", {"namespace": "team-a", "queue": "q"}) == 500
+
+
+def test_each_place_with_a_run_under_way_is_told() -> None:
+    told: list[tuple[str, str]] = []
+    ended = build_finetunejob(status={"phase": "Succeeded", "queue": {"name": "other"}}, uid="b")
+    runs = [build_finetunejob(status=TRAINING, uid="a"), ended]
+    list(RunCollector(lambda: runs, lambda: NOW, begin=lambda namespace, queue: told.append((namespace, queue))).collect())
+    assert told == [("team-a", "team-a")]

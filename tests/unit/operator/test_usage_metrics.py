@@ -81,3 +81,15 @@ def test_what_a_run_used_is_the_queue_s_that_it_was_in() -> None:
     assert spent == {"team-a": 50, "team-b": 30}
     assert _read(registry, "finetune_interruptions_total") == 1
     assert _read(registry, "finetune_queued_seconds_total") == 5
+
+
+def test_what_is_used_in_a_place_begins_at_0_before_anything_is() -> None:
+    """`increase()` does not see the value that a series begins with."""
+    registry, usage = _metrics()
+    usage.begin("team-a", "team-a")
+    names = ("gpu_seconds_total", "failures_total", "interruptions_total", "gpu_cost_total", "queue_time_seconds_count")
+    assert [_read(registry, f"finetune_{name}") for name in names] == [0.0] * len(names)
+    assert _read(registry, "finetune_run_time_seconds_count", phase="Failed") == 0
+    usage.note(REF, None, BEFORE, BEFORE.model_copy(update={"failures": 1}))
+    usage.begin("team-a", "team-a")
+    assert _read(registry, "finetune_failures_total") == 1
