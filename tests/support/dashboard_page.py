@@ -1,13 +1,14 @@
 """The dashboard's panels as a page, drawn from what Prometheus answers to their queries: what Grafana would show, without Grafana."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from typing import Any, Final
 
-from finetune_api.drawing.charts import compute_ticks, format_bytes, format_number
+from finetune_api.drawing.charts import choose_memory_unit, compute_ticks, format_bytes, format_number
 
 _COLUMN: Final = 60
 """Pixels of one of the grid's 24 columns."""
@@ -80,8 +81,7 @@ def _read(target: Mapping[str, Any], answer: Sequence[Mapping[str, Any]]) -> lis
     found = []
     for each in answer:
         name = target.get("legendFormat") or ", ".join(each["metric"].values())
-        for label, value in each["metric"].items():
-            name = name.replace("{{" + label + "}}", value)
+        name = re.sub(r"{{\s*(\w+)\s*}}", lambda found, labels=each["metric"]: labels.get(found[1], ""), name).strip()
         points = [(float(time), float(value)) for time, value in each["values"] if math.isfinite(float(value))]
         if points:
             found.append(Series(name, points))
@@ -105,7 +105,8 @@ def _draw(series: Sequence[Series], defaults: Mapping[str, Any], width: int, hei
     lines = _stack(series) if stacked else series
     values = [value for line in lines for _, value in line.points]
     times = [time for line in lines for time, _ in line.points]
-    ticks = compute_ticks(min(defaults.get("min", min(values)), *values), max(values), 5)
+    scale = _choose_scale(unit, max(values))
+    ticks = [tick * scale for tick in compute_ticks(min(defaults.get("min", min(values)), *values) / scale, max(values) / scale, 5)]
     if "decimals" in defaults:
         ticks = [tick for tick in ticks if round(tick, defaults["decimals"]) == tick]
     bottom, top, first, last = ticks[0], max(ticks[-1], *values), min(times), max(times)
@@ -140,6 +141,13 @@ def _draw(series: Sequence[Series], defaults: Mapping[str, Any], width: int, hei
     )
     svg_height = height - rows * _LEGEND_LINE
     return f'<svg width="{width}" height="{svg_height}" viewBox="0 0 {width} {svg_height}">{"".join(parts)}</svg><ul>{legend}</ul>'
+
+
+def _choose_scale(unit: str | None, largest: float) -> float:
+    """Return what round numbers of the axis are multiples of."""
+    if unit == "bytes":
+        return choose_memory_unit(largest)[1]
+    return 60.0 if unit == "s" and largest >= 120 else 1.0
 
 
 def _stack(series: Sequence[Series]) -> list[Series]:

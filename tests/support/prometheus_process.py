@@ -28,12 +28,11 @@ class PrometheusProcess:
 
     def __enter__(self) -> Self:
         """Start it and wait until it answers."""
+        targets = [{"targets": [f"127.0.0.1:{self._target_port}"], "labels": {"pod": "finetune-operator-0"}}]
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(self._rules)],
-            "scrape_configs": [
-                {"job_name": "operator", "honor_labels": True, "static_configs": [{"targets": [f"127.0.0.1:{self._target_port}"]}]}
-            ],
+            "scrape_configs": [{"job_name": "operator", "honor_labels": True, "static_configs": targets}],
         }
         path = self._folder / "prometheus.yaml"
         path.write_text(yaml.safe_dump(config))

@@ -8,12 +8,18 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from finetune_api.exit_codes import OUTCOMES
 from finetune_api.reasons import Reason
 from finetune_api.report import JobReference
 from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator.metrics import catalogue
 
 _HOUR: Final = 3600.0
+_FAILURES: Final = sorted(
+    {outcome.reason for outcome in OUTCOMES.values() if outcome.retry != "free" and outcome.reason is not Reason.COMPLETED}
+    | {Reason.BACKOFF_LIMIT_EXCEEDED, Reason.DEADLINE_EXCEEDED, Reason.RESULT_MISSING}
+)
+"""Reasons by which runs fail."""
 
 
 class UsageMetrics:
@@ -51,6 +57,8 @@ class UsageMetrics:
         for phase in (Phase.SUCCEEDED, Phase.FAILED):
             self._run_time.labels(namespace, queue, phase.value)
         self._ended.labels(namespace, queue, Phase.SUCCEEDED.value, Reason.COMPLETED.value)
+        for reason in _FAILURES:
+            self._ended.labels(namespace, queue, Phase.FAILED.value, reason.value)
 
     def note(self, ref: JobReference, gpu_resource: str | None, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
         """Add what a status that was just written says beyond the one before it."""

@@ -83,8 +83,7 @@ def test_every_panel_has_something_to_show(
             30: lambda: others[1].apply({"backoffLimit": 1}),
             45: lambda: others[1].end_pod(ExitCode.CRASHED),
             60: lambda: others[1].end_pod(ExitCode.CONFIG_INVALID),
-            70: lambda: training[1].run.end_pod(0, build_summary()),
-            75: lambda: training.pop(1),
+            70: lambda: training.pop(1).run.end_pod(0, build_summary()),
             85: lambda: waiting.patch({"suspend": True}),
         }
         while (now := time.time() - began) < SECONDS:

@@ -90,6 +90,7 @@ def test_what_is_used_in_a_place_begins_at_0_before_anything_is() -> None:
     names = ("gpu_seconds_total", "failures_total", "interruptions_total", "gpu_cost_total", "queue_time_seconds_count")
     assert [_read(registry, f"finetune_{name}") for name in names] == [0.0] * len(names)
     assert _read(registry, "finetune_run_time_seconds_count", phase="Failed") == 0
+    assert _read(registry, "finetune_runs_ended_total", phase="Failed", reason="OutOfMemory") == 0
     usage.note(REF, None, BEFORE, BEFORE.model_copy(update={"failures": 1}))
     usage.begin("team-a", "team-a")
     assert _read(registry, "finetune_failures_total") == 1
