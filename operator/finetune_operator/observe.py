@@ -13,7 +13,7 @@ from finetune_api.report import JobReference
 from finetune_api.resource import SpecInvalid, parse_spec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import ConditionType, FineTuneJobStatus
-from finetune_operator.capacity import Request, Verdict
+from finetune_operator.capacity import LargestGpu, Request, Verdict
 from finetune_operator.desired.grace import compute_grace_seconds
 from finetune_operator.desired.job import queue_of
 from finetune_operator.kube.store import Store
@@ -61,7 +61,7 @@ class Observer:
         self._needs: OrderedDict[str, tuple[tuple[int, int | None], MemoryNeed | None]] = OrderedDict()
         self._judged: OrderedDict[str, tuple[int, Verdict]] = OrderedDict()
         """By run: the generation that was held against the nodes last, and what they meant."""
-        self._shortages: OrderedDict[str, tuple[tuple[int, int, int], str]] = OrderedDict()
+        self._shortages: OrderedDict[tuple[str, LargestGpu], str] = OrderedDict()
 
     def observe(self, uid: str, refusal: Refusal | None = None) -> Observation | None:
         """Return what is known of the FineTuneJob with this UID, or None where it doesn't exist any more."""
@@ -70,7 +70,6 @@ class Observer:
             self._specs.pop(uid, None)
             self._completed.pop(uid, None)
             self._needs.pop(uid, None)
-            self._shortages.pop(uid, None)
             self._judged.pop(uid, None)
             return None
         metadata = body["metadata"]
@@ -113,7 +112,7 @@ class Observer:
             defaults=defaults,
             misfit=verdict.misfit if verdict is not None else None,
             need=need,
-            shortage=self._describe_shortage(uid, metadata["generation"], spec, need, verdict),
+            shortage=self._describe_shortage(spec, need, verdict),
             nodes_known=verdict is not None,
             is_new=self._store.is_born_since(uid),
             simulated_gpus=self._simulated_gpus,
@@ -145,19 +144,17 @@ class Observer:
                 self._needs.popitem(last=False)
         return known[1]
 
-    def _describe_shortage(
-        self, uid: str, generation: int, spec: FineTuneJobSpec | None, need: MemoryNeed | None, verdict: Verdict | None
-    ) -> str | None:
+    def _describe_shortage(self, spec: FineTuneJobSpec | None, need: MemoryNeed | None, verdict: Verdict | None) -> str | None:
+        """Return what is missing, and what would help: found out once for all runs that are alike, since it takes milliseconds."""
         if spec is None or need is None or verdict is None or verdict.too_small is None:
             return None
-        largest = verdict.too_small
-        key = (generation, need.size_bytes, largest.size_bytes)
-        known = self._shortages.get(uid)
-        if known is None or known[0] != key:
-            known = self._shortages[uid] = (key, describe_shortage(spec, largest))
+        like = "".join(part.model_dump_json() for part in (spec.model, spec.method, spec.training, spec.evaluation))
+        key = (like, verdict.too_small)
+        if key not in self._shortages:
+            self._shortages[key] = describe_shortage(spec, verdict.too_small)
             if len(self._shortages) > SPECS_KEPT:
                 self._shortages.popitem(last=False)
-        return known[1]
+        return self._shortages[key]
 
     def _judge(
         self,
