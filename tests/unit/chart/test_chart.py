@@ -93,6 +93,17 @@ def test_lint(helm: Helm, values: dict[str, Any]) -> None:
     assert spoken.returncode == 0, spoken.stdout + spoken.stderr
 
 
+def test_the_values_of_the_guide_to_a_shared_cluster_render_and_the_operator_understands_them(render: Render) -> None:
+    page = (CHART.parents[1] / "docs" / "guide" / "shared-cluster.md").read_text()
+    values = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    objects = render(values)
+    settings = read_settings(read_environment(objects))
+    assert settings.gpu_prices == {"nvidia.com/gpu": 2.5}
+    assert settings.defaults.of("team-a").model_cache == "models"
+    assert {each["metadata"]["namespace"] for each in objects if each["kind"] == "LocalQueue"} == {"team-a", "team-b"}
+    assert find_one(objects, "ConfigMap")["data"]["priorityClasses"] == "research,urgent"
+
+
 def test_rights_in_the_whole_cluster_are_these_and_no_others(render: Render) -> None:
     assert collect_rules(render()) == {
         ("ClusterRole", None): WATCHING + NODES + AUTHENTICATING,
