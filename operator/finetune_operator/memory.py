@@ -24,6 +24,8 @@ class MemoryNeed:
     size_bytes: int
     words: str
     """A sentence with the figure and what it is made of."""
+    is_told: bool = False
+    """The trainer has told it, in the midst of a run."""
 
 
 def compute_need(spec: FineTuneJobSpec, metrics: Metrics | None) -> MemoryNeed | None:
@@ -42,7 +44,7 @@ def compute_need(spec: FineTuneJobSpec, metrics: Metrics | None) -> MemoryNeed |
     told = metrics.gpu_memory_estimate_bytes if metrics is not None else None
     if told is None:
         return None
-    return MemoryNeed(told, f"Needs about {say_gibibytes(told)} of a GPU's memory, by the trainer's estimate.")
+    return MemoryNeed(told, f"Needs about {say_gibibytes(told)} of a GPU's memory, by the trainer's estimate.", is_told=True)
 
 
 def describe_shortage(spec: FineTuneJobSpec, largest: LargestGpu) -> str:

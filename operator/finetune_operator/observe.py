@@ -84,8 +84,12 @@ class Observer:
             defaults = self._defaults.of(namespace)
         if spec is not None and defaults is not None:
             spec = self._complete(uid, (metadata["generation"], status.defaults is not None), spec, defaults)
+        said = next((each.message for each in status.conditions if each.type == ConditionType.ACCEPTED), "")
+        settled = spec is not None and (spec.suspend or any(pod["spec"].get("nodeName") and not is_over(pod) for pod in pods))
         need = self._need_of(uid, metadata["generation"], spec, status)
-        verdict = self._judge(uid, metadata["generation"], spec, status, pods, need)
+        if need is not None and need.is_told and settled and not said:
+            need = None  # its first attempt is under way, and status has the figure: the words can wait for the next change of phase
+        verdict = self._judge(uid, metadata["generation"], spec, status, need, said, settled=settled)
         return Observation(
             ref=JobReference(namespace=namespace, name=name_of(body), uid=uid),
             generation=metadata["generation"],
@@ -162,20 +166,24 @@ class Observer:
         generation: int,
         spec: FineTuneJobSpec | None,
         status: FineTuneJobStatus,
-        pods: tuple[Object, ...],
         need: MemoryNeed | None,
+        said: str,
+        *,
+        settled: bool,
     ) -> Verdict | None:
-        """Return what the nodes mean for the run: as long as it needs one, and once where it is known what memory it needs."""
+        """Return what the nodes mean for the run: as long as it needs one, and once where it is known what memory it needs.
+
+        :param said: what `Accepted` says.
+        :param settled: it needs no node now.
+        """
         if self._nodes is None or spec is None or (status.phase is not None and status.phase.is_terminal):
             return None
-        settled = spec.suspend or any(pod["spec"].get("nodeName") and not is_over(pod) for pod in pods)
         if settled and need is None:
             return None
         judged = self._judged.get(uid)
         if settled and judged is not None and judged[0] == generation:
             return replace(judged[1], misfit=None)
         request = Request(spec.resources, spec.pod.node_selector, need.size_bytes if need is not None else None)
-        said = next((each.message for each in status.conditions if each.type == ConditionType.ACCEPTED), "")
         says_more = need is not None and said not in ("", need.words)
         verdict = self._nodes.judge(uid, request, says_more=says_more, once=settled)
         if verdict is None:

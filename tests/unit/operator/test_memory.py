@@ -7,14 +7,14 @@ import pytest
 from finetune_api.progress import Metrics
 from finetune_api.status import Condition, ConditionType
 from finetune_operator.capacity import LargestGpu, Request, Verdict
-from finetune_operator.kube.client import FINETUNEJOBS
+from finetune_operator.kube.client import FINETUNEJOBS, JOBS, PODS
 from finetune_operator.kube.store import Store
 from finetune_operator.memory import compute_need, describe_shortage
 from finetune_operator.nodes import NodeBook
 from finetune_operator.observe import Observer
 from finetune_operator.status.compute import compute_status
 from tests.support.manifests import Manifest
-from tests.support.world import NOW, UID, build_finetunejob, build_spec
+from tests.support.world import NOW, UID, build_finetunejob, build_pod, build_spec, build_stored_job
 
 KNOWN: Manifest = {"model": {"uri": "hf://meta-llama/Llama-3.1-70B-Instruct"}}
 UNKNOWN: Manifest = {"model": {"uri": "s3://team-a/model"}}
@@ -84,6 +84,11 @@ class World:
         self.status: Manifest | None = None
         self.version = 0
 
+    def tell(self, metrics: Manifest) -> None:
+        """Write what a report says into status."""
+        assert self.status is not None
+        self.status |= {"metrics": metrics}
+
     def accepted(self, verdict: Verdict | None, *, looks: int = 1, **spec: Any) -> Condition:
         self.version += 1
         self.nodes.verdict = verdict
@@ -125,6 +130,21 @@ def test_a_run_that_has_no_need_of_a_node_any_more_is_held_against_them_once() -
     assert len(world.nodes.asked) == 1
     assert world.status is not None
     assert "no node" not in str(world.status)
+
+
+def test_what_the_trainer_tells_is_said_from_the_next_attempt_on() -> None:
+    """While the first one runs, the figure is in status; to say it in words at once would be a write of its own."""
+    world = World(UNKNOWN)
+    world.store.put(JOBS, build_stored_job())
+    world.store.put(PODS, build_pod("first", phase="Running", state={"running": {}}))
+    assert world.accepted(Verdict()).message == ""
+    world.tell({"gpuMemoryEstimateBytes": 31 * 2**30})
+    assert world.accepted(Verdict(too_small=L4)).message == ""
+    world.store.put(PODS, build_pod("first", phase="Failed", version=21))
+    waiting = world.accepted(Verdict(too_small=L4))
+    assert waiting.message.startswith("Needs about 31 GiB of a GPU's memory, by the trainer's estimate. The largest nvidia.com/gpu")
+    world.store.put(PODS, build_pod("second", phase="Running", state={"running": {}}, version=22))
+    assert world.accepted(None) == waiting
 
 
 def test_a_run_whose_model_is_not_known_is_accepted_without_words() -> None:
