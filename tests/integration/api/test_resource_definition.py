@@ -137,6 +137,7 @@ OTHER_VALUES: dict[str, Any] = {
     "training.lrScheduler": "linear",
     "training.lossOn": "all",
     "training.optimizer": "sgd",
+    "training.sharding": "full",
     "resources.minGpuMemory": "48Gi",
     "resources.gpuProducts": [],
     "resources.cpu": 8,
