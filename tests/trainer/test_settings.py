@@ -1,0 +1,33 @@
+"""From the specification to the library's settings, where no run on a processor can show it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.settings_checks import build_settings, find_offloading
+from tests.support.trainer_process import Trainers
+
+pytestmark = pytest.mark.torch
+
+
+def test_activations_are_offloaded_on_a_gpu_and_nowhere_else(trainers: Trainers, tmp_path: Path) -> None:
+    """On the processor they are in its memory already: what a simulated GPU trains is left alone."""
+    result = tmp_path / "seen.json"
+    built = trainers.call(build_settings, {"activationOffloading": True}, result)
+    assert built.wait() == 0, built.log
+    assert json.loads(result.read_text()) == {"cuda": True, "cpu": False}
+    built = trainers.call(build_settings, {}, result)
+    assert built.wait() == 0, built.log
+    assert json.loads(result.read_text()) == {"cuda": False, "cpu": False}
+
+
+def test_the_trainers_hook_for_it_is_in_place(trainers: Trainers, tmp_path: Path) -> None:
+    """Every trainer that the API lets offload reads the setting, and the others do not know it."""
+    result = tmp_path / "seen.json"
+    found = trainers.call(find_offloading, result)
+    assert found.wait() == 0, found.log
+    seen = json.loads(result.read_text())
+    assert seen["offered"] == seen["known"]
+    assert "sft" in seen["known"]
+    assert "orpo" not in seen["known"]
