@@ -136,13 +136,18 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
                 each.grad.copy_(mean)
 
 
-def gather_optimizer_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an optimizer's state dictionary with every tensor whole, as of a run whose model is not divided."""
-    return {**state, "state": {key: {name: _gather(value) for name, value in each.items()} for key, each in state["state"].items()}}
+def gather_optimizer_state(state: Mapping[str, Any], *, keeps: bool) -> dict[str, Any]:
+    """Return an optimizer's state dictionary with every tensor whole, as of a run whose model is not divided. All processes must ask.
 
-
-def _gather(value: Any) -> Any:  # noqa: ANN401
-    return gather_whole(value) if isinstance(value, torch.Tensor) else value
+    :param keeps: whether this process wants it; one that does not gives its parts, one after the other, and gets nothing.
+    """
+    whole: dict[int, dict[str, Any]] = {}
+    for key, each in state["state"].items():
+        for name, value in each.items():
+            gathered = gather_whole(value) if isinstance(value, torch.Tensor) else value
+            if keeps:
+                whole.setdefault(key, {})[name] = gathered
+    return {**state, "state": whole}
 
 
 def divide_optimizer_state(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> dict[str, Any]:

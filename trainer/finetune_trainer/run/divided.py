@@ -55,7 +55,7 @@ class DividedLoop:
         if not self._divides_optimizer:
             super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
             return
-        state = gather_optimizer_state(self.optimizer.state_dict())
+        state = gather_optimizer_state(self.optimizer.state_dict(), keeps=self.args.should_save)
         if self.args.should_save:
             torch.save(state, Path(output_dir, OPTIMIZER_NAME))
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
