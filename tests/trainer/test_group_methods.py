@@ -74,11 +74,11 @@ def start(trainers: Trainers, workspace: Path, name: str, case: dict[str, Any], 
         **changes.pop("training", {}),
     }
     dataset = {"uri": f"file://{workspace}/{case['file']}.jsonl", "evalFraction": 0.1}
-    evaluation = changes.pop("evaluation", {"samples": {"count": 0}})
+    evaluation, environ = changes.pop("evaluation", {"samples": {"count": 0}}), changes.pop("environ", {})
     config = make_config(workspace, name, method=method, training=training, dataset=dataset, evaluation=evaluation, **changes)
     group = {"nodes": size, "address": "127.0.0.1", "port": free_port()}
     own = [{**config, "workDir": f"{config['workDir']}/pod-{rank}", **({"group": group} if size > 1 else {})} for rank in range(size)]
-    return [trainers.start(each, {"JOB_COMPLETION_INDEX": str(rank)}) for rank, each in enumerate(own)]
+    return [trainers.start(each, {"JOB_COMPLETION_INDEX": str(rank), **environ}) for rank, each in enumerate(own)]
 
 
 def read_curve(workspace: Path, name: str) -> list[dict[str, float]]:

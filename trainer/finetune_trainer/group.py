@@ -8,7 +8,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
@@ -206,6 +207,15 @@ class Group:
         """As the first process of a pod: say that its files are there."""
         if self._store is not None and not self.local_rank:
             self._store.set(f"files/{self.rank}", "")
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Do what stands in the block one after the other in the processes of a pod: each takes a lot of the node's memory for a while."""
+        while self.local_rank and not self._store.check([f"turn/{self.rank - 1}"]):
+            time.sleep(_POLL_SECONDS)
+        yield
+        if self._store is not None:
+            self._store.set(f"turn/{self.rank}", "")
 
     def part(self) -> None:
         """Stop watching: the others may end from now on, and this process goes on alone to what it has to do."""

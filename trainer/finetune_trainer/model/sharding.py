@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -25,9 +25,21 @@ logger = logging.getLogger(__name__)
 _HALVES: Final = {"bfloat16": torch.bfloat16}
 
 
-def divide_model(model: Any, base: Iterable[nn.Parameter], device: Device, compute_dtype: ComputeDtype) -> None:  # noqa: ANN401
+def build_mesh(device: Device) -> DeviceMesh:
+    """Return the processes that divide the model between them: all. All must ask at the same point."""
+    return init_device_mesh(device.kind, (dist.get_world_size(),))
+
+
+def divide_model(
+    model: Any,  # noqa: ANN401
+    base: Iterable[nn.Parameter],
+    device: Device,
+    mesh: DeviceMesh,
+    compute_dtype: ComputeDtype,
+) -> None:
     """Divide ``model`` in place: each decoder layer is gathered while it computes; embeddings, head and what is beside the layers, for
     the whole of a pass. Every process must hold the same model, on the processor or on its own device, and keeps a part on its device.
+    Nothing is exchanged yet.
 
     :param model: what a step calls: a PEFT model, or the plain one.
     :param base: the parameters to divide: those of the base model. All others stay whole.
@@ -39,12 +51,7 @@ def divide_model(model: Any, base: Iterable[nn.Parameter], device: Device, compu
     target = torch.device(device.kind, device.index) if device.kind == "cuda" else torch.device("cpu")
     for parameter in whole:
         parameter.data = parameter.data.to(target)
-        dist.broadcast(parameter.data, src=0)  # as DDP does: an initialisation may differ between machines in its last bits
-    options: dict[str, Any] = {
-        "mesh": init_device_mesh(device.kind, (dist.get_world_size(),)),
-        "reshard_after_forward": True,
-        "ignored_params": set(whole),
-    }
+    options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": True, "ignored_params": set(whole)}
     if not whole and compute_dtype in _HALVES:
         # Trained weights are held in 32 bits. Autocast would keep a 16-bit copy of every layer until the end of the pass.
         options["mp_policy"] = MixedPrecisionPolicy(param_dtype=_HALVES[compute_dtype], reduce_dtype=torch.float32)
@@ -59,6 +66,15 @@ def divide_model(model: Any, base: Iterable[nn.Parameter], device: Device, compu
     )
     parts = f"{held / 2**20:.2f} of {total / 2**20:.2f} MiB"
     logger.info("the model is divided over %d processes by %d layers: %s in each", dist.get_world_size(), len(layers), parts)
+
+
+def share_whole(model: nn.Module) -> None:
+    """Give every process the first one's values of what is not divided, as DDP does: an initialisation may differ between machines in its
+    last bits. All processes must ask at the same point.
+    """
+    for parameter in model.parameters():
+        if not isinstance(parameter, DTensor):
+            dist.broadcast(parameter.data, src=0)
 
 
 def find_layers(model: nn.Module) -> list[nn.Module]:

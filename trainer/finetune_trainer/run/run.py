@@ -1,5 +1,6 @@
 """One run from its configuration to its published adapter."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -262,26 +263,30 @@ class Run:
         from finetune_trainer.model.adapter import add_adapter  # noqa: PLC0415  heavy; loaded by now
         from finetune_trainer.model.loading import load_model, load_teacher  # noqa: PLC0415
         from finetune_trainer.model.packing import check_packing  # noqa: PLC0415
+        from finetune_trainer.model.sharding import build_mesh, divide_model, share_whole  # noqa: PLC0415
 
-        method, seed = self.config.method, self.config.training.seed
-        reward = method.objective == "reward"
-        model = load_model(
-            base.path,
-            self.config.model.uri,
-            method.quantization,
-            device,
-            trains_all=method.adapter.type == "none",
-            score_seed=seed if reward else None,
-            divided=self.config.divides_model,
-        )
-        base_parameters = list(model.parameters())
-        if self.config.training.packing and method.objective in PACKING_OBJECTIVES:
-            check_packing(model, self.config.model.uri)
-        adapted = add_adapter(model, method.adapter, seed, base.path, data.train, scores=reward)
-        if self.config.divides_model:
-            from finetune_trainer.model.sharding import divide_model  # noqa: PLC0415
-
-            divide_model(adapted.model, base_parameters, device, method.quantization.compute_dtype)
+        config, method, seed = self.config, self.config.method, self.config.training.seed
+        reward, divides = method.objective == "reward", self.config.divides_model
+        mesh = build_mesh(device) if divides else None
+        # One that is not quantised lies in the node's memory until it is divided
+        with self._group.in_turn() if divides and method.quantization.type == "none" else contextlib.nullcontext():
+            model = load_model(
+                base.path,
+                config.model.uri,
+                method.quantization,
+                device,
+                trains_all=method.adapter.type == "none",
+                score_seed=seed if reward else None,
+                divided=divides,
+            )
+            base_parameters = list(model.parameters())
+            if config.training.packing and method.objective in PACKING_OBJECTIVES:
+                check_packing(model, config.model.uri)
+            adapted = add_adapter(model, method.adapter, seed, base.path, data.train, scores=reward)
+            if mesh is not None:
+                divide_model(adapted.model, base_parameters, device, mesh, method.quantization.compute_dtype)
+        if mesh is not None:
+            share_whole(adapted.model)
         if teacher_files is None or method.distill is None:
             return adapted, None
         uri = method.distill.teacher.uri
