@@ -33,7 +33,7 @@ def _compute(folder: Path, base: Path, ids: Any) -> Any:
     if adapter:
         model = PeftModel.from_pretrained(model, folder)
     with torch.no_grad():
-        return model.eval()(input_ids=ids).logits
+        return model.eval()(input_ids=ids).logits[:, -ids.size(1) :]  # learnt tokens have logits too
 
 
 def count_layers(result: Path) -> None:

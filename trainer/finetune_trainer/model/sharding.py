@@ -60,12 +60,10 @@ def divide_model(
     fully_shard(model, **options)
     if hasattr(model, "generate"):
         register_fsdp_forward_method(model, "generate")
-    held, total = (
-        sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        for tensors in (map(take_local, model.parameters()), model.parameters())
-    )
+    parts_of_all = [parameter for parameter in model.parameters() if isinstance(parameter, DTensor)]
+    held, total = (sum(each.numel() * each.element_size() for each in some) for some in (map(take_local, parts_of_all), parts_of_all))
     parts = f"{held / 2**20:.2f} of {total / 2**20:.2f} MiB"
-    logger.info("the model is divided over %d processes by %d layers: %s in each", dist.get_world_size(), len(layers), parts)
+    logger.info("the base model is divided over %d processes by %d layers: %s in each", dist.get_world_size(), len(layers), parts)
 
 
 def share_whole(model: nn.Module) -> None:
