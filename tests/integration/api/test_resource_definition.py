@@ -157,7 +157,6 @@ OTHER_VALUES: dict[str, Any] = {
     "output.merged": False,
     "output.gguf.type": "f16",
     "output.gptq.groupSize": 64,
-    "training.sharding": "full",
     "output.push": [],
 }
 MUTABLE = {
