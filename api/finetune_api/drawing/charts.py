@@ -58,6 +58,14 @@ def format_number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def format_rate(value: float) -> str:
+    """Return a learning rate as people write it: `2e-4`, `1.5e-4`."""
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
 def choose_memory_unit(largest: float) -> tuple[str, float]:
     """Return the unit in which ``largest`` bytes read well, and its size in bytes."""
     return ("GiB", 2.0**30) if largest >= 2**30 else ("MiB", 2.0**20)

@@ -5,7 +5,7 @@ from html import escape
 from itertools import takewhile
 from typing import Any, Final
 
-from finetune_api.drawing.charts import Chart, Line, Point, choose_memory_unit, format_number, render_chart
+from finetune_api.drawing.charts import Chart, Line, Point, choose_memory_unit, format_number, format_rate, render_chart
 
 _DOTS_BELOW: Final = 25
 """Of fewer points than these, each is marked."""
@@ -26,7 +26,8 @@ def render_charts(metrics: Mapping[str, Any]) -> Iterator[str]:
         return
     for key, title in _TITLES.items():
         if points := _read_curve(curves, key):
-            yield render_chart(Chart(key, title, [Line(title, points, dots=len(points) < _DOTS_BELOW)], format_number, from_zero=True))
+            form = format_rate if key == "learningRate" else format_number
+            yield render_chart(Chart(key, title, [Line(title, points, dots=len(points) < _DOTS_BELOW)], form, from_zero=True))
     if memory := _read_curve(curves, "memoryBytes"):
         unit, size = choose_memory_unit(max(value for _, value in memory))
         title = f"{'GPU memory held' if metrics.get('gpuMemoryPeakBytes') else 'Memory of the process'} ({unit})"

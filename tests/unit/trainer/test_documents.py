@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_api.drawing.charts import compute_ticks, format_number, smooth, thin
+from finetune_api.drawing.charts import compute_ticks, format_number, format_rate, smooth, thin
 from finetune_api.progress import DatasetCounts, Metrics
 from finetune_api.trainer_config import TrainerConfig
 from finetune_trainer.documents import RunFacts, build_card, build_report_page
@@ -201,3 +201,7 @@ def test_smoothing_of_a_constant_is_the_constant() -> None:
 def test_numbers_that_are_not_finite_are_left_out() -> None:
     history = [{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}, {"step": 3, "loss": 1}, {"step": 3, "loss": 2}, {"loss": 3}]
     assert extract_series(history, "loss") == [(3.0, 2.0)]
+
+
+def test_a_learning_rate_is_written_as_people_write_it() -> None:
+    assert [format_rate(value) for value in (0, 1e-3, 2e-4, 3 * 5e-5, 5e-5)] == ["0", "1e-3", "2e-4", "1.5e-4", "5e-5"]

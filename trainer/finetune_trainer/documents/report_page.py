@@ -9,7 +9,7 @@ from html import escape
 from typing import Any, Final
 
 from finetune_api.base import format_time
-from finetune_api.drawing.charts import Chart, Line, choose_memory_unit, format_bytes, format_number, render_chart, smooth
+from finetune_api.drawing.charts import Chart, Line, choose_memory_unit, format_bytes, format_number, format_rate, render_chart, smooth
 from finetune_api.drawing.style import STYLE
 from finetune_api.spec.adapter import RANK_TYPES
 from finetune_trainer.documents.facts import RunFacts, extract_series
@@ -110,7 +110,8 @@ def _render_charts(facts: RunFacts) -> Iterator[str]:
         ("speed", "Throughput (tokens a second)", extract_series(facts.history, "tokens_per_second")),
         ("memory", f"{held} ({unit})", [(step, value / size) for step, value in memory]),
     ):
-        yield render_chart(Chart(key, title, [Line(title, points)], format_number, from_zero=True))
+        form = format_rate if key == "rate" else format_number
+        yield render_chart(Chart(key, title, [Line(title, points)], form, from_zero=True))
 
 
 def _render_tasks(facts: RunFacts) -> str:
