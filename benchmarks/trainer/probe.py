@@ -21,16 +21,27 @@ def install(result: Path, begun: float) -> None:
     """
     from transformers import Trainer, TrainerCallback  # noqa: PLC0415  the contender's own libraries
 
+    from benchmarks.trainer.own_cost import OwnCost  # noqa: PLC0415
+
+    own = OwnCost()
+
     class Clock(TrainerCallback):
         def __init__(self) -> None:
             self.walls: list[float] = []
             self.processors: list[float] = []
+            self.owned: list[float] = []
+            self.others: list[float] = []
             self.first: float | None = None
 
         def _note(self) -> None:
             _wait_for_the_gpu()
             self.walls.append(time.perf_counter())
             self.processors.append(time.process_time())
+            self.owned.append(own.seconds)
+            self.others.append(time.process_time() - time.thread_time())
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            own.install()
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self._note()
@@ -47,6 +58,8 @@ def install(result: Path, begun: float) -> None:
                         "first step s": self.first,
                         "step walls": _differences(self.walls)[WARM_UP_STEPS:],
                         "step processors": _differences(self.processors)[WARM_UP_STEPS:],
+                        "step own": _differences(self.owned)[WARM_UP_STEPS:],
+                        "step other threads": _differences(self.others)[WARM_UP_STEPS:],
                         "peak MiB": _read_peak() / 2**20,
                         "losses": [entry["loss"] for entry in state.log_history if "loss" in entry],
                         "steps": state.global_step,

@@ -49,6 +49,8 @@ def summarise(measured: Mapping[str, Any], workload: Workload) -> dict[str, Any]
     return {
         "step, s": wall,
         "step, CPU s": processor,
+        "own code, CPU ms": 1000 * statistics.mean(measured["step own"]),
+        "other threads, CPU ms": 1000 * statistics.mean(measured["step other threads"]),
         "tokens/s": tokens / wall,
         "tokens per CPU s": tokens / processor,
         "to the first step done, s": measured["first step s"],
