@@ -78,7 +78,8 @@ def install_llama_factory(folder: Path) -> str | None:
     uv = shutil.which("uv") or str(Path(".tools/bin/uv"))
     try:
         subprocess.run([uv, "venv", "-q", "--clear", str(folder)], check=True, timeout=INSTALL_SECONDS)
-        wanted = ["llamafactory", "bitsandbytes"]
+        # It imports torchaudio, whose newest release (2.11) refuses a torch of another CUDA; the resolver doesn't know.
+        wanted = ["llamafactory", "bitsandbytes", "torch<2.12"]
         subprocess.run([uv, "pip", "install", "-q", "-p", str(folder / "bin/python"), *wanted], check=True, timeout=INSTALL_SECONDS)
     except (subprocess.SubprocessError, OSError) as error:
         return f"it could not be installed: {error}"
