@@ -1,9 +1,12 @@
 """Importing the training libraries while something slow but idle goes on."""
 
 import importlib
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self, cast
 
 from finetune_api.spec.objective import Objective
 
@@ -33,10 +36,13 @@ class Preload:
     """Imports in a thread of its own as long as the ``with`` block runs, and waits for the rest at its end.
 
     What an import raised is raised there. Where the block itself raises, nothing is waited for.
+
+    :param unused: modules that the libraries would import because they are there, and that this run has no use for.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, unused: tuple[str, ...] = ()) -> None:
         self._modules = (*_MODULES, _OF_OBJECTIVES[objective])
+        self._unused = unused
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._import, name="preload", daemon=True)
 
@@ -53,7 +59,25 @@ class Preload:
 
     def _import(self) -> None:
         try:
-            for name in self._modules:
-                importlib.import_module(name)
+            with hide_modules(self._unused):
+                for name in self._modules:
+                    importlib.import_module(name)
         except BaseException as error:  # noqa: BLE001  raised again where it is waited for
             self._error = error
+
+
+@contextmanager
+def hide_modules(names: tuple[str, ...]) -> Iterator[None]:
+    """Let ``names`` look as if they were not installed, for as long as the block runs; those that are loaded already stay.
+
+    TRL imports wandb wherever it finds it: a quarter of all that is imported before the first step.
+    """
+    hidden = [name for name in names if name not in sys.modules]
+    modules = cast("dict[str, Any]", sys.modules)  # None is how Python marks what can't be imported
+    modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            if modules.get(name) is None:
+                modules.pop(name, None)

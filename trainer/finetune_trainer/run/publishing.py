@@ -5,11 +5,13 @@ import logging
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from finetune_trainer.documents import RunFacts, build_card, build_report_page
 from finetune_trainer.documents.card import name_base_model
-from finetune_trainer.model.adapted import AdaptedModel
+
+if TYPE_CHECKING:  # whose module loads torch
+    from finetune_trainer.model.adapted import AdaptedModel
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ _SUMMARY_KEYS: Final = ("train_runtime", "train_loss", "total_flos")
 
 def write_adapter_folder(
     folder: Path,
-    adapted: AdaptedModel,
+    adapted: "AdaptedModel",
     tokenizer: Any,  # noqa: ANN401
     facts: RunFacts,
 ) -> None:

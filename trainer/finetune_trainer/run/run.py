@@ -136,9 +136,10 @@ class Run:
             self._group.wait_for_files()
 
         # Data and model
+        unused = () if any(tracker.type == "wandb" for tracker in config.tracking) else ("wandb",)
         with (
             self._span("load", what="files"),
-            Preload(config.method.objective),
+            Preload(config.method.objective, unused),
         ):  # the libraries take seconds to import: meanwhile, files come in
             self._base = base = self._fetch_model(config.model, ENV_PREFIX_MODEL, "model")
             examples = self._load_examples()
