@@ -40,7 +40,7 @@ def build_config(workspace: Path, name: str, **evaluation: Any) -> dict[str, Any
         **FAST,
         dataset={"uri": f"file://{workspace}/yes.jsonl", "evalFraction": 0.2},
         evaluation={
-            "samples": {"count": 2},
+            "samples": {"count": 2, "inStatus": 1},
             "tasks": [
                 {"name": "says-hello", "uri": f"file://{workspace}/task.jsonl", "match": "exact", "ignoreCase": True},
                 {"name": "has-an-o", "uri": f"file://{workspace}/task.jsonl", "match": "regex", "maxExamples": 3},
@@ -67,6 +67,17 @@ def test_scores_before_and_after_are_in_the_summary(judged: Finished) -> None:
     assert metrics.perplexity is not None
     assert metrics.base_perplexity is not None
     assert 1 <= metrics.perplexity < metrics.base_perplexity
+
+
+def test_as_many_samples_as_asked_for_are_in_the_summary_and_the_curves_beside_them(judged: Finished) -> None:
+    metrics = judged.process.summary.metrics
+    (sample,) = metrics.samples
+    assert sample.after == "hello"
+    assert sample.before != sample.after
+    manifest = json.loads((judged.adapter / "manifest.json").read_text())
+    assert not {"samples", "curves"} & manifest["metrics"].keys()
+    if metrics.curves is not None:  # they go first where all would be too long
+        assert metrics.curves.steps[-1] == 60
 
 
 def test_answers_before_and_after_are_in_the_artifact(judged: Finished) -> None:

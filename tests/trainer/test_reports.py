@@ -38,6 +38,12 @@ def test_a_run_reports_from_loading_to_publishing(uninterrupted: Finished, recei
     assert last.dataset is not None
     assert last.dataset.examples == 60
     assert last.device == "cpu"
+    curves = last.metrics.curves
+    assert curves is not None
+    assert curves.steps[-1] == 14
+    lengths = [len(each) for each in (curves.learning_rate, curves.grad_norm, curves.tokens_per_second, curves.memory_bytes)]
+    assert set(lengths) == {len(curves.steps)}, "each figure has its curve"
+    assert last.metrics.samples == [], "none is shown unless the run asks for it"
     assert last.metrics.tokens_per_second is not None
     assert last.metrics.tokens_per_second > 0
 
