@@ -4,6 +4,7 @@ Functions here run in a process of their own: the tests load no torch.
 """
 
 import json
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,29 @@ def average(rank: int, port: int, result: Path) -> None:
     ]
     result.write_text(json.dumps(seen))
     dist.destroy_process_group()
+
+
+def take_turns(rank: int, port: int, folder: Path) -> None:
+    """As one of two processes of a pod: note when its turn begins and ends. The first begins when the second waits."""
+    from finetune_api.names import ENV_LOCAL_RANK
+    from finetune_api.trainer_config import GroupConfig
+    from finetune_trainer.group import Group
+
+    group = Group(GroupConfig(nodes=1, processes=2, address="127.0.0.1", port=port), {ENV_LOCAL_RANK: str(rank)})
+    assert group.meet("gloo", lambda: False)
+    waiting, deadline = folder / "waiting", time.monotonic() + 60
+    if rank:
+        waiting.touch()
+    while not waiting.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with group.in_turn(), (folder / "order").open("a") as order:
+        order.write(f"begin {rank}\n")
+        order.flush()
+        order.write(f"end {rank}\n")
+    assert group.sum(1) == 2
+    group.part()
+    if group.leads:
+        group.tell_done()
+    else:
+        assert group.wait_for_leader(lambda: True, lambda: False)

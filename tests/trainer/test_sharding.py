@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from finetune_api.exit_codes import ExitCode
-from tests.support.sharding_checks import average, compare_published, count_layers
+from tests.support.sharding_checks import average, compare_published, count_layers, take_turns
 from tests.support.trainer_process import RunningTrainer, Trainers
 from tests.trainer.test_group_methods import CASES, STEPS, build_case, read_curve, start
 from tests.trainer.test_groups import end, free_port
@@ -39,7 +39,7 @@ POD: dict[str, Any] = {
     "device": {"gpus": 2, "allowCpu": True},
     "environ": {"CUDA_VISIBLE_DEVICES": ""},
 }
-"""One pod with a process for each of its GPUs, which are simulated, instead of two pods."""
+"""One pod with a process for each of its GPUs, which are simulated, instead of two pods; its processes load the model in turn."""
 ASKED = {"samples": {"count": 2}, "generation": {"maxNewTokens": 8}}
 
 
@@ -62,7 +62,7 @@ def test_halves_learn_what_the_whole_learns(name: str, trainers: Trainers, works
     asks = case["objective"] != "reward"
     whole = start(trainers, workspace, f"whole-{name}", case, 1)
     options: dict[str, Any] = {"evaluation": ASKED} if asks else {}
-    if name == "none":  # whose processes load the model one after the other
+    if name == "ia3":
         halves = start(trainers, workspace, f"halves-{name}", case, 1, training={"gradientAccumulationSteps": 2, **FULL}, **POD, **options)
     else:
         halves = start(trainers, workspace, f"halves-{name}", case, 2, training=FULL, **options)
@@ -144,3 +144,11 @@ def test_gradients_that_are_whole_in_each_process_are_averaged(trainers: Trainer
     assert end(pair) == [0, 0], pair[0].log + pair[1].log
     expected = [["torch.float32", [2.0]], ["torch.float32", [2.5]], None, ["torch.bfloat16", [2.0]], None]
     assert [json.loads(file.read_text()) for file in files] == [expected, expected]
+
+
+def test_what_takes_the_nodes_memory_is_done_in_turn(trainers: Trainers, tmp_path: Path) -> None:
+    """The second process of a pod begins when the first has ended, though it came first."""
+    port = free_port()
+    pair = [trainers.call(take_turns, rank, port, tmp_path) for rank in range(2)]
+    assert end(pair) == [0, 0], pair[0].log + pair[1].log
+    assert (tmp_path / "order").read_text().splitlines() == ["begin 0", "end 0", "begin 1", "end 1"]
