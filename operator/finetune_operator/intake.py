@@ -30,8 +30,11 @@ OPTIONAL: Final = frozenset({FINETUNESWEEPS})
 FOLLOW_UP_SECONDS: Final = 0.1
 """Changes of Jobs and pods come in clusters; they wait this long for each other, and what happens to FineTuneJobs goes before them."""
 
-RELIST_SECONDS: Final = 1.0
-"""A watch that begins anew shows its objects one by one; this long after it began, the store is compared with lists."""
+RELIST_SECONDS: Final = 0.5
+"""A watch that begins anew tells nothing of what was there before; this long after it began, the store is compared with lists. Watches
+begin anew together: one comparison is for all of them."""
+RELIST_RETRY_SECONDS: Final = 15.0
+"""The longest wait before such a comparison that failed is tried again."""
 TAKE_OVER_RETRY_SECONDS: Final = 0.5
 
 log = logging.getLogger(__name__)
@@ -57,7 +60,7 @@ class Intake:
         """The FineTuneJobs were listed once since this operator began to work."""
 
     def take(self, resource: Resource, event_type: str | None, body: Object) -> None:
-        """Take in one watch event; without a type, it is of the list with which a watch began."""
+        """Take in one watch event; without a type, it is of a list with which a watch began."""
         self.on_event(resource.plural)
         change = self._store.remove if event_type == "DELETED" else self._store.put
         if owner := change(resource, body):
@@ -72,7 +75,7 @@ class Intake:
             self._queue.add_after(owner, 0 if resource is FINETUNEJOBS else FOLLOW_UP_SECONDS)
 
     def note_list(self) -> None:
-        """Take note that a watch begins anew, at the start or after a gap: what was deleted before, it never tells."""
+        """Take note that a watch begins anew, at the start or after a gap: what happened before, it never tells."""
         self._relisted.set()
 
     async def take_over(self) -> None:
@@ -111,17 +114,28 @@ class Intake:
         self.last_resync = time.monotonic()
 
     async def resync_forever(self, every_seconds: float) -> None:
-        """Resync at regular intervals, and after a watch has begun anew.
-
-        A failure waits for the next one.
-        """
+        """Resync at regular intervals, and after a watch has begun anew until it succeeds."""
+        wait = RELIST_SECONDS
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(every_seconds):
                     await self._relisted.wait()
-                    await asyncio.sleep(RELIST_SECONDS)
+                    await asyncio.sleep(wait)
+            called_for = self._relisted.is_set()
             self._relisted.clear()
-            try:
-                await self.resync()
-            except Exception:
-                log.exception("resync failed; the next one is in %.0f s", every_seconds)
+            if await self._try_resync():
+                wait = RELIST_SECONDS
+            elif called_for:
+                self._relisted.set()
+                wait = min(2 * wait, RELIST_RETRY_SECONDS)
+
+    async def _try_resync(self) -> bool:
+        try:
+            await self.resync()
+        except ApiError as error:
+            log.warning("resync failed: %s", error)
+        except Exception:
+            log.exception("resync failed")
+        else:
+            return True
+        return False

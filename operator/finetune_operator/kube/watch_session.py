@@ -2,15 +2,22 @@
 
 Neither shows in kopf's events: a list without objects yields none, and an answer 410 (as opposed to an error 410 in the stream, which kopf
 knows) would end the process.
+
+A list of kopf's tells from where to watch, and nothing more: it is asked for none of the objects. The operator's own lists, page by page,
+bring them; as kopf brings them, each by a task of its own, ten thousand runs cost a restart 15 seconds and 200 MiB.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import aiohttp
 import kopf
 from yarl import URL
 
 from finetune_operator.kube.client import Resource
+
+_NO_OBJECT: Final = {"fieldSelector": "metadata.name=-"}
+"""Selects nothing: no object can have this name."""
 
 
 def open_watch_session(
@@ -27,9 +34,11 @@ def open_watch_session(
     collections = frozenset(resource.plural for resource in watched)
 
     async def follow(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        answer = await handler(request)
         if request.url.name not in collections:
-            return answer
+            return await handler(request)
+        if not is_watch(request.url):
+            request.url = request.url.update_query(_NO_OBJECT)
+        answer = await handler(request)
         if not is_watch(request.url):
             on_restart()
         elif answer.status == 410 and "resourceVersion" in request.url.query:

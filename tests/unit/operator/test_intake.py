@@ -1,9 +1,10 @@
 """Intake: what the watches don't tell is found by lists."""
 
 import asyncio
+from typing import Any
 
 from finetune_operator.intake import RELIST_SECONDS, Intake
-from finetune_operator.kube.client import FINETUNEJOBS
+from finetune_operator.kube.client import FINETUNEJOBS, ApiError, Listing
 from finetune_operator.kube.store import Store
 from finetune_operator.queue import WorkQueue
 from tests.support.in_memory_api import InMemoryApi
@@ -21,4 +22,29 @@ async def test_what_went_before_a_watch_s_list_is_noticed_soon_after_it() -> Non
         assert await queue.get() == UID
 
     assert store.finetunejob(UID) is None
+    forever.cancel()
+
+
+class BusyApi(InMemoryApi):
+    """One that refuses the first lists."""
+
+    refusals = 2
+
+    async def list(self, *arguments: Any, **selectors: Any) -> Listing:
+        """Refuse, or list."""
+        if self.refusals:
+            self.refusals -= 1
+            raise ApiError(503, "ServiceUnavailable", "busy", "GET jobs")
+        return await super().list(*arguments, **selectors)
+
+
+async def test_a_comparison_that_a_watch_called_for_is_tried_until_it_succeeds() -> None:
+    queue, store = WorkQueue(), Store()
+    store.put(FINETUNEJOBS, build_finetunejob())
+    intake = Intake(BusyApi(), store, queue, WorkQueue(), ())
+    forever = asyncio.create_task(intake.resync_forever(3600))
+
+    intake.note_list()
+    async with asyncio.timeout(8 * RELIST_SECONDS + 10):
+        assert await queue.get() == UID
     forever.cancel()

@@ -43,6 +43,12 @@ async def test_a_list_is_told_even_if_it_is_empty() -> None:
         assert await _get(server, f"{PATH}?limit=500") == (200, 1)
 
 
+async def test_a_list_tells_from_where_to_watch_and_brings_no_objects() -> None:
+    async with _serve(200) as (server, requests):
+        await _get(server, f"{PATH}?limit=500&labelSelector=a%3Db&fieldSelector=reason%3DFailedCreate")
+    assert requests == [f"{PATH}?limit=500&labelSelector=a%3Db&fieldSelector=metadata.name%3D-"]
+
+
 async def test_a_watch_that_goes_on_is_not_told() -> None:
     async with _serve(200) as (server, _):
         assert await _get(server, f"{PATH}?watch=true&resourceVersion=5") == (200, 0)
