@@ -134,8 +134,8 @@ drill: setup binaries ## One run preempted twenty times at random steps on a rea
 	$(PYTEST) tests/e2e/test_preemption.py --drill-full --drill-report docs/reference/preemption-drill.md
 
 .PHONY: group-methods
-group-methods: setup ## Every adapter and objective by two processes: the curve of one, and the same after a resume. Takes minutes
-	FINETUNE_GROUP_METHODS=all $(PYTHON) -m pytest tests/trainer/test_group_methods.py
+group-methods: setup ## Every adapter and objective by two processes, each with all of the model or half of it: the curve of one, and the same after a resume. Takes ten minutes
+	FINETUNE_GROUP_METHODS=all $(PYTHON) -m pytest tests/trainer/test_group_methods.py tests/trainer/test_sharding.py
 
 .PHONY: matrix
 matrix: setup ## Every adapter x quantisation x objective x 1 or 2 processes, trained or refused: docs/reference/matrix.md. Half an hour; goes on where it was
