@@ -41,7 +41,9 @@ def _build(shape: ModelShape, spec: FineTuneJobSpec, rows: int, prompt: int, lon
     # through; and its norm, in 16 bits and 32.
     through = rows * prompt * width * (4 * active * shape.intermediate + 7 * shape.hidden // 2)
     logits = rows * shape.vocabulary * (width + 2 * 4)
+    # While the prompts are read, there are no keys and values of answers yet; while these are written, those of one layer are copied.
+    answering = max(through - cache * (longest - prompt) // longest, cache // shape.layers) + logits
     return [
         Term("keys and values", "moving", cache, f"of {rows} answers at once, of {longest:,} tokens with their prompts"),
-        Term("answering", "moving", through + logits, "the prompts' way through a layer, and the next token's logits"),
+        Term("answering", "moving", answering, "the prompts' way through a layer, and the next token's logits"),
     ]

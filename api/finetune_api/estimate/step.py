@@ -112,8 +112,9 @@ def _loss_term(shape: ModelShape, spec: FineTuneJobSpec, batch: Batch, width: in
     tile = min(tokens, TILE_TOKENS) * TILE_VOCABULARY * width
     words = f"tiles of {TILE_TOKENS} tokens by {TILE_VOCABULARY:,} of the vocabulary, and gradients{copies}"
     if spec.method.adapter.type == "none":
-        tile += 4 * shape.vocabulary * shape.hidden  # the head's gradient, added up in 32 bits before it joins the others
-    return Term("loss", "moving", around + tile + casts, words)
+        # The head's weights of a tile in 16 bits; and the copies, which go with the forward pass, or the head's gradient after it.
+        tile += min(TILE_VOCABULARY, shape.vocabulary) * shape.hidden * width + max(casts, 4 * shape.vocabulary * shape.hidden)
+    return Term("loss", "moving", around + tile, words)
 
 
 def _saved_by_layer(shape: ModelShape, spec: FineTuneJobSpec, length: int, width: int) -> int:
