@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,22 +20,32 @@ def test_a_run_is_loaded_without_the_training_libraries() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_hidden_modules_look_as_if_they_were_not_installed_and_come_back() -> None:
-    with hide_modules(("wave", "json")):
-        assert importlib.util.find_spec("wave") is None
+@pytest.fixture
+def unused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module that is installed, and that no other test has loaded."""
+    name = "installed_and_unused"
+    (tmp_path / f"{name}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return name
+
+
+def test_hidden_modules_look_as_if_they_were_not_installed_and_come_back(unused: str) -> None:
+    with hide_modules((unused, "json")):
+        assert importlib.util.find_spec(unused) is None
         with pytest.raises(ModuleNotFoundError):
-            importlib.import_module("wave")
+            importlib.import_module(unused)
         assert importlib.import_module("json").loads("1") == 1, "what is loaded already stays"
-    assert importlib.util.find_spec("wave") is not None
-    assert importlib.import_module("wave").__name__ == "wave"
+    assert importlib.util.find_spec(unused) is not None
+    assert importlib.import_module(unused).__name__ == unused
 
 
-def test_a_failed_import_is_raised_where_it_is_waited_for_and_nothing_stays_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_import_is_raised_where_it_is_waited_for_and_nothing_stays_hidden(unused: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> None:
         raise ImportError(name)
 
-    preload = Preload("sft", ("sunau",))
+    preload = Preload("sft", (unused,))
     monkeypatch.setattr(importlib, "import_module", fail)
     with pytest.raises(ImportError), preload:
         pass
-    assert "sunau" not in sys.modules
+    assert unused not in sys.modules
