@@ -6,6 +6,7 @@ containers are the end-to-end tests' part.
 """
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ class Script:
     """Exit code and termination message of each pod in turn; one without runs until it is told to stop."""
     interrupted: str = ""
     """Termination message of a pod that is asked to stop; its exit code is 75."""
+    stop_seconds: float = 0.0
+    """What it takes from being asked to stop to the end: a real trainer writes a checkpoint, and everybody sees it do so."""
 
 
 class FakeNode:
@@ -50,6 +53,8 @@ class FakeNode:
         """By namespace and name of the FineTuneJob."""
         self.dead_to: set[tuple[str, str]] = set()
         """Namespace and name of the FineTuneJobs for whose pods it does nothing any more, as if it were lost."""
+        self._asked: dict[str, float] = {}
+        """When each pod that is asked to stop was first seen so, by UID."""
         self.faults: list[str] = []
         """What went wrong in the background."""
         self._stop = threading.Event()
@@ -118,7 +123,9 @@ class FakeNode:
         if phase == "Running" and (pod["metadata"]["namespace"], pod["metadata"]["labels"].get(LABEL_JOB_NAME, "")) in self.dead_to:
             return
         if going and not over and phase == "Running":
-            self._end(pod, 75, self._script_of(pod).interrupted, [])
+            script, now = self._script_of(pod), time.monotonic()
+            if now - self._asked.setdefault(pod["metadata"]["uid"], now) >= script.stop_seconds:
+                self._end(pod, 75, script.interrupted, [])
         elif going:
             self._client.request("DELETE", _path(pod), {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}})
         elif phase == "Pending" and pod["spec"]["containers"][0]["name"] == TRAINER_CONTAINER:

@@ -80,7 +80,7 @@ def test_a_group_gets_quota_for_all_of_its_pods_or_has_none(
 def test_a_preempted_group_leaves_as_one_and_resumes_as_one(kueue: Kueue, new_run: NewRun, queue_namespace: str) -> None:
     kueue.add_queue(queue_namespace, "team", gpus=2)
     low, high = new_run("low"), new_run("high")
-    script = Script(interrupted=build_summary("interrupted", Reason.INTERRUPTED, checkpoint_step=4))
+    script = Script(interrupted=build_summary("interrupted", Reason.INTERRUPTED, checkpoint_step=4), stop_seconds=2)
     low.apply(_spec(backoffLimit=0), script)
     low.wait_phase("Running", SECONDS)
     _wait_for_all(low)

@@ -34,7 +34,7 @@ def _ranked(priority: str) -> dict[str, Any]:
 
 
 def _interrupted(step: int = 4) -> Script:
-    return Script(interrupted=build_summary("interrupted", Reason.INTERRUPTED, checkpoint_step=step))
+    return Script(interrupted=build_summary("interrupted", Reason.INTERRUPTED, checkpoint_step=step), stop_seconds=1)
 
 
 def _workloads(run: LiveRun) -> list[dict[str, Any]]:
