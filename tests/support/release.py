@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from finetune_devcluster import Cluster
+from finetune_devcluster import Cluster, DevClusterError
 from finetune_devcluster.binaries import ensure_binaries
 
 CHART: Final = Path(__file__).resolve().parents[2] / "charts" / "finetune-operator"
@@ -54,8 +54,12 @@ class Release:
         self._run_helm("uninstall", self.name, "--namespace", self.namespace, "--wait", "--timeout=60s")
 
     def await_ready(self) -> None:
-        """Wait until the operator is ready."""
-        self.kubectl("rollout", "status", f"deployment/{self.name}", "--timeout=90s", timeout=100)
+        """Wait until the operator is ready: long after images were built, the disk has still to write them."""
+        try:
+            self.kubectl("rollout", "status", f"deployment/{self.name}", "--timeout=240s", timeout=250)
+        except DevClusterError as error:
+            found = self.kubectl("describe", "pod", "--selector", self._selector)
+            raise DevClusterError(f"{error}\n{found}\n{self.log()}") from None
 
     def scale(self, replicas: int) -> None:
         """Run no operator, or one; returns when that is so."""
