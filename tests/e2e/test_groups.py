@@ -13,7 +13,8 @@ from tests.support.timeline import PODS, step_of
 
 pytestmark = pytest.mark.node
 
-STEPS = 200
+STEPS = 600
+"""Enough for reports, which come every five seconds, to be seen on a machine that does nothing else."""
 EVERY_STEPS = 20
 
 
