@@ -106,7 +106,8 @@ class InMemoryApi(KubeClient):
             return self._create(call)
         key = (cast("str", call.namespace), cast("str", call.name))
         if key not in known:
-            raise ApiError(404, "NotFound", f"{call.name} not found", call.method)
+            kind = ".".join(filter(None, (call.resource.plural, call.resource.group)))
+            raise ApiError(404, "NotFound", f'{kind} "{call.name}" not found', call.method)
         if call.method == "GET":
             return known[key]
         wanted = call.body.get("preconditions" if call.method == "DELETE" else "metadata", {})

@@ -20,7 +20,8 @@ class StatusWriter:
     async def write(self, ref: JobReference, version: str, patch: Mapping[str, Any]) -> None:
         """Apply ``patch`` to the status of ``ref`` if it is still at ``version``.
 
-        :raises ApiError: it is not (409), and the newest version is then in the store; or the call failed.
+        :raises ApiError: it is not (409), and the newest version is then in the store; it is gone (404), and then from the store as well;
+            or the call failed.
         """
         body = {"metadata": {"uid": ref.uid, "resourceVersion": version}, "status": patch}
         try:
@@ -28,6 +29,9 @@ class StatusWriter:
         except ApiError as error:
             if error.conflict:
                 await self._refresh(ref)
+            # A server that does not serve the kind (yet) answers 404 as well, but names no object.
+            elif error.not_found and f'"{ref.name}" not found' in error.message:
+                self._forget(ref)
             raise
         self._store.put(self._resource, answer)
 
@@ -35,5 +39,9 @@ class StatusWriter:
         newest = await self._client.get(self._resource, ref.namespace, ref.name)
         if uid_of(newest) == ref.uid:
             self._store.put(self._resource, newest)
-        elif (stale := self._store.find(self._resource, ref.uid)) is not None:
+        else:
+            self._forget(ref)
+
+    def _forget(self, ref: JobReference) -> None:
+        if (stale := self._store.find(self._resource, ref.uid)) is not None:
             self._store.remove(self._resource, stale)
