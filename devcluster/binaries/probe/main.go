@@ -2,7 +2,8 @@
 // cluster run it in pods.
 //
 //	resolve NAME   the addresses of a name
-//	get URL        the status and the first line of an answer; a certificate is not checked
+//	get URL        the status and the first line of an answer, asked for until there is one, for half a minute at most (a
+//	               node learns of a Service a moment after it is made); a certificate is not checked
 //	serve PORT     answer every request, in the background
 //	file PATH      the content of a file
 //	env NAME       a variable of the environment
@@ -26,7 +27,10 @@ import (
 	"time"
 )
 
-const interrupted = 75
+const (
+	interrupted = 75
+	patience    = 30 * time.Second
+)
 
 func main() {
 	terminated := make(chan os.Signal, 1)
@@ -88,6 +92,10 @@ func get(url string) {
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
 	}
 	answer, err := client.Get(url)
+	for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); {
+		time.Sleep(200 * time.Millisecond)
+		answer, err = client.Get(url)
+	}
 	if err != nil {
 		say("get "+url, "", err)
 		return
