@@ -4,11 +4,11 @@ import contextlib
 import logging
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, Self
 
+from finetune_api.exporter_log import thin_exporter_log
 from finetune_api.names import ENV_NODE_RANK, ENV_POD_NAME, ENV_TRACEPARENT, ENV_TRACING_ENDPOINT, ENV_TRACING_HEADERS
 from finetune_api.trainer_config import TrainerConfig
 
@@ -17,7 +17,7 @@ EXPORT_SECONDS: Final = 5.0
 FLUSH_SECONDS: Final = 3.0
 """How long the end of the process waits for the last spans: what has to be said is in the summary by then."""
 _SAY_SECONDS: Final = 600.0
-_LOGGERS: Final = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
+"""How often the log says that no spans can be sent."""
 
 logger = logging.getLogger(__name__)
 Attribute = str | int | float | bool
@@ -111,19 +111,6 @@ class Tracing:
         return trace.set_span_in_context(span)
 
 
-class _NowAndThen(logging.Filter):
-    """Lets one record in ten minutes through: a receiver that is down for hours is no news at every batch."""
-
-    _next = 0.0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        del record
-        if time.monotonic() < self._next:
-            return False
-        self._next = time.monotonic() + _SAY_SECONDS
-        return True
-
-
 def _open_sdk(endpoint: str, config: TrainerConfig, environ: Mapping[str, str]) -> tuple[Any, Callable[[], None], Any]:
     """Return a tracer, what ends it, and the attempt's span as the context of what follows."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  loaded only where it is wanted
@@ -146,8 +133,7 @@ def _open_sdk(endpoint: str, config: TrainerConfig, environ: Mapping[str, str]) 
         def generate_trace_id(self) -> int:
             return secrets.randbits(128) or 1
 
-    for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_NowAndThen())
+    thin_exporter_log(_SAY_SECONDS)
     headers = dict(parse_env_headers(environ.get(ENV_TRACING_HEADERS, ""), liberal=True))
     about: dict[str, Attribute] = {
         "service.name": "finetune-trainer",

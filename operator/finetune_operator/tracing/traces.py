@@ -19,6 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.re import parse_env_headers
 
+from finetune_api.exporter_log import thin_exporter_log
 from finetune_api.status import FineTuneJobStatus
 from finetune_api.tracing import AttemptTrace
 from finetune_operator.kube.store import Store
@@ -37,7 +38,7 @@ END_SECONDS: Final = 3.0
 QUEUE_SPANS: Final = 8192
 """Spans that wait to be sent at the most: a burst of a thousand runs. Beyond that they are dropped."""
 SAY_SECONDS: Final = 60.0
-_LOGGERS: Final = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
+"""How often the log says that no spans can be sent."""
 
 log = logging.getLogger(__name__)
 Reconcile = Callable[[str], Awaitable[float | None]]
@@ -60,8 +61,7 @@ class Traces:
     @classmethod
     def open(cls, settings: TracingSettings, identity: str, namespace: str, store: Store) -> Self:
         """Begin to send spans to the receiver that ``settings`` names."""
-        for name in _LOGGERS:
-            logging.getLogger(name).addFilter(_NowAndThen())
+        thin_exporter_log(SAY_SECONDS)
         headers = dict(parse_env_headers(settings.headers, liberal=True))
         exporter = OTLPSpanExporter(f"{settings.endpoint}/v1/traces", headers=headers, timeout=EXPORT_SECONDS)
         about = {"service.name": "finetune-operator", "service.version": read_version(), "service.instance.id": identity}
@@ -151,19 +151,6 @@ class Traces:
 
     def _new_context(self, trace_id: int) -> SpanContext:
         return _context(trace_id, self._random.getrandbits(64) or 1)
-
-
-class _NowAndThen(logging.Filter):
-    """Lets one record a minute through: a receiver that is down for hours is no news at every batch."""
-
-    _next = 0.0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        del record
-        if time.monotonic() < self._next:
-            return False
-        self._next = time.monotonic() + SAY_SECONDS
-        return True
 
 
 def _context(trace_id: int, span_id: int, *, is_remote: bool = False) -> SpanContext:
