@@ -53,6 +53,20 @@ def test_the_same_reason_in_other_words_is_none() -> None:
     assert build_event(REF, before, after, NOW) is None
 
 
+@pytest.mark.parametrize("reason", [Reason.TRAINING, Reason.STARTING])
+def test_an_interruption_that_the_condition_never_said_is_told(reason: Reason) -> None:
+    before, after = _status(Reason.TRAINING), _status(reason).model_copy(update={"interruptions": 2})
+    event = _event(after, before)
+    assert (event["type"], event["reason"]) == ("Normal", Reason.INTERRUPTED)
+    assert "2 in all" in event["message"]
+
+
+@pytest.mark.parametrize("reason", [Reason.INTERRUPTED, Reason.PREEMPTED, Reason.EVICTED])
+def test_an_interruption_that_was_said_is_not_told_again(reason: Reason) -> None:
+    after = _status(Reason.STARTING).model_copy(update={"interruptions": 1})
+    assert build_event(REF, _status(reason), after, NOW) is None
+
+
 def test_a_status_without_conditions_is_none() -> None:
     assert build_event(REF, FineTuneJobStatus(), FineTuneJobStatus(), NOW) is None
 
