@@ -45,7 +45,7 @@ def build_crd(kind: ResourceKind) -> dict[str, Any]:
             {"name": name, "type": column_type, "jsonPath": path, "priority": priority, "description": text}
             for name, column_type, path, priority, text in kind.columns
         ],
-        "schema": {"openAPIV3Schema": merge_rules(build_openapi_schema(kind))},
+        "schema": {"openAPIV3Schema": merge_rules(build_openapi_schema(kind), {f"spec.{field}" for field in kind.mutable_fields})},
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

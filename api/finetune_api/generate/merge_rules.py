@@ -3,12 +3,16 @@
 To read one field of an object, the API server copies the schemas of all its fields. A rule alone pays that for every name in it, on
 every write of the object and of its status: the rules cost more than everything else about it (decision 42). The merged rule reads what
 several rules ask for once, into a variable; which of the rules is broken is worked out only where one is.
+
+What may not change need not be asked about again: a rule that reads only such fields is asked when the object comes, and never after
+(decision 43).
 """
 
 import re
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from finetune_api.generate.model_schema import Schema
 from finetune_api.rules import CEL_KEY, quote_cel
@@ -21,23 +25,51 @@ _TOKEN: Final = re.compile(
 )
 """A string, which is passed over; a field that is asked for by `has`; or a path of fields that is read, perhaps with a method after it."""
 _UNSURE: Final = re.compile(r"'(?:\\.|[^'\\])*'|(?P<end>\|\||&&|[?])")
+_WHOLE: Final = re.compile(r"\bself\b")
+"""The value itself, where what reads fields of it is taken away."""
 _ASKED: Final = "has "
 """Before a field's name in a path: whether it is there, and not what it is."""
 _ALL: Final = "several rules are broken; `finetune validate` names them"
 """Said where the API server can't work out which: it has a budget for that too."""
 
 
-def merge_rules(schema: Schema, path: str = "") -> Schema:
-    """Return the structural ``schema`` with at most one rule a value, transition rules left apart.
+def merge_rules(schema: Schema, mutable: AbstractSet[str], path: str = "") -> Schema:
+    """Return the structural ``schema`` with at most two rules a value, transition rules left apart.
 
-    What lies in lists and maps keeps its rules: it is rarely there, and only the API server knows its index.
+    One is of the fields that may not change, and asked once; the other is of the rules that read one of the ``mutable`` fields (paths
+    from the root, joined by dots), and asked at every write. What lies in lists and maps keeps its rules: it is rarely there, and only
+    the API server knows its index.
     """
     merged = dict(schema)
     if "properties" in schema:
-        merged["properties"] = {name: merge_rules(below, f"{path}.{name}") for name, below in schema["properties"].items()}
+        merged["properties"] = {name: merge_rules(below, mutable, f"{path}.{name}") for name, below in schema["properties"].items()}
     if rules := schema.get(CEL_KEY):
-        merged[CEL_KEY] = [*_merge([rule for rule in rules if not _is_transition(rule)], schema, path), *filter(_is_transition, rules)]
+        lasting = [rule for rule in rules if not _is_transition(rule)]
+        moving = [rule for rule in lasting if _reads_any(mutable, rule, path)]
+        once = _merge([rule for rule in lasting if rule not in moving], schema, path)
+        merged[CEL_KEY] = [*map(_ask_once, once), *_merge(moving, schema, path), *filter(_is_transition, rules)]
     return merged
+
+
+def _reads_any(mutable: AbstractSet[str], rule: dict[str, str], path: str) -> bool:
+    """True of a rule whose answer may be another after one of the ``mutable`` fields has changed."""
+    here = tuple(filter(None, path.split(".")))
+    expression = rule["rule"]
+    reads = {_split(match)[0] for match in _TOKEN.finditer(expression) if not match[0].startswith("'")}
+    if _WHOLE.search(_TOKEN.sub("", expression)):
+        reads.add(())
+    names = {(*here, *(name.removeprefix(_ASKED) for name in read)) for read in reads}
+    return any(first == second for change in mutable for name in names for first, second in [_cut(name, tuple(change.split(".")))])
+
+
+def _cut(first: Path, second: Path) -> tuple[Path, Path]:
+    """Cut two paths to the length of the shorter: they are equal then if one lies in the other."""
+    length = min(len(first), len(second))
+    return first[:length], second[:length]
+
+
+def _ask_once(rule: dict[str, str]) -> dict[str, Any]:
+    return {**rule, "rule": f"oldSelf.hasValue() || ({rule['rule']})", "optionalOldSelf": True}
 
 
 def _is_transition(rule: dict[str, str]) -> bool:

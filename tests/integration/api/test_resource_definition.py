@@ -292,6 +292,17 @@ def test_an_optional_field_cannot_be_added(control_plane: Cluster, namespace: st
         patch(control_plane, namespace, path, value)
 
 
+def test_an_optional_field_cannot_take_the_place_of_another(control_plane: Cluster, namespace: str) -> None:
+    """As many fields before as after, and not the same ones: both are named."""
+    create(control_plane, namespace, build_minimal_manifest()["spec"] | {"training": {"maxSteps": 5}})
+    swapped = [{"op": "remove", "path": "/spec/training/maxSteps"}, {"op": "add", "path": "/spec/training/evalSteps", "value": 5}]
+    url = f"{COLLECTION.format(namespace)}/run?dryRun=All"
+    with pytest.raises(DevClusterError) as refusal:
+        control_plane.client.request("PATCH", url, swapped, "application/json-patch+json")
+    assert "spec.training.maxSteps is immutable: create a new FineTuneJob" in str(refusal.value)
+    assert "spec.training.evalSteps is immutable: create a new FineTuneJob" in str(refusal.value)
+
+
 def test_every_mutable_field_can_be_removed(control_plane: Cluster, stored: str) -> None:
     for path in sorted(MUTABLE):
         patch(control_plane, stored, path, None, remove=True)

@@ -58,21 +58,48 @@ def test_the_message_names_each_field_whose_rule_is_broken() -> None:
         {"rule": "self.kind != 'a'", "message": "must not be a", "fieldPath": ".kind"},
         {"rule": "self.plain != ''", "message": "it's bare"},
     ]
-    (merged,) = merge_rules({**SCHEMA, CEL_KEY: rules}, ".spec")[CEL_KEY]
+    (merged,) = merge_rules({**SCHEMA, CEL_KEY: rules}, set(), ".spec")[CEL_KEY]
     assert merged["messageExpression"] == (
         "(self.kind != 'a' ? '' : 'spec.kind: must not be a. ') + (self.plain != '' ? '' : 'it\\'s bare. ')"
     )
 
 
+READS = {
+    "another field": ("self.kind == 'a'", False),
+    "a field below another": ("self.outer.absent == 'a'", False),
+    "a name in a text": ("self.kind == 'self.plain'", False),
+    "the field": ("self.kind == 'a' || self.plain == 'a'", True),
+    "a method of the field": ("self.plain.size() > 1", True),
+    "whether the field is there": ("!has(self.plain)", True),
+    "what the field lies in": ("self.outer == self.outer", True),
+    "what lies in the field": ("self.plain.below == 'a'", True),
+    "the whole value": ("self.all(name, name != 'a')", True),
+    "the whole value, by no method": ("self != 'a'", True),
+}
+
+
+@pytest.mark.parametrize("case", READS)
+def test_only_what_may_change_is_asked_about_at_every_write(case: str) -> None:
+    rule, moving = READS[case]
+    (merged,) = merge_rules({**SCHEMA, CEL_KEY: [{"rule": rule, "message": "is wrong"}]}, {"spec.plain", "spec.outer.inner"}, ".spec")[
+        CEL_KEY
+    ]
+    once = {"rule": f"oldSelf.hasValue() || ({rule})", "optionalOldSelf": True}
+    assert merged == {"message": "is wrong", **({"rule": rule} if moving else once)}
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
 def test_a_value_has_one_rule_and_its_transition_rules(kind: ResourceKind) -> None:
+    """None of today's rules reads a field that may change."""
+
     def walk(before: dict[str, Any], after: dict[str, Any]) -> None:
         old, new = before.get(CEL_KEY, []), after.get(CEL_KEY, [])
         moving = [rule for rule in old if "oldSelf" in rule["rule"]]
         assert new[len(new) - len(moving) :] == moving
         assert len(new) - len(moving) == min(1, len(old) - len(moving))
+        assert all(rule["optionalOldSelf"] for rule in new[: len(new) - len(moving)])
         for name, below in before.get("properties", {}).items():
             walk(below, after["properties"][name])
 
     schema = build_openapi_schema(kind)
-    walk(schema, merge_rules(schema))
+    walk(schema, merge_rules(schema, {f"spec.{field}" for field in kind.mutable_fields}))
