@@ -121,7 +121,7 @@ class KueueStandIn:
     def _reconcile(self, job: Object, workload: Object, others: dict[str, tuple[Object | None, Object]]) -> None:
         uid = workload["metadata"]["uid"]
         wanted = job["metadata"]["labels"][f"{GROUP}/queue-name"]
-        if uid not in self._admitted_anywhere() and workload["spec"]["queueName"] != wanted:
+        if workload["spec"]["queueName"] != wanted and uid not in self._admitted_anywhere() and not _is_true(workload, "Evicted"):
             self._move(workload, wanted)
         queue = self._queues.get((job["metadata"]["namespace"], workload["spec"]["queueName"]))
         if any(each["type"] in ("Complete", "Failed") and each["status"] == "True" for each in job["status"].get("conditions", ())):
@@ -156,7 +156,7 @@ class KueueStandIn:
         return {uid for queue in self._queues.values() for uid in queue.admitted}
 
     def _move(self, workload: Object, queue: str) -> None:
-        """Follow the Job's label, which may change while it is suspended."""
+        """Follow the Job's label, which may change while it is suspended: as Kueue does it, not after an eviction."""
         metadata = workload["metadata"]
         patch = {"metadata": {"uid": metadata["uid"]}, "spec": {"queueName": queue}}
         workload |= self._client.request("PATCH", f"{_path(metadata['namespace'])}/{metadata['name']}", patch, _MERGE)

@@ -127,7 +127,7 @@ def test_a_user_s_suspension_frees_the_quota_and_keeps_the_job(kueue: Kueue, new
 def test_a_run_moved_to_another_queue_is_followed_there_and_its_time_is_the_queue_s_that_it_was_in(
     kueue: Kueue, new_run: NewRun, queue_namespace: str, operator: OperatorProcess
 ) -> None:
-    """By a person, who changes the label of its Job while it is stopped, as Kueue lets them."""
+    """By a person, who changes its Job's label while it is stopped; Kueue follows that, after an eviction, with a new Workload only."""
     kueue.add_queue(queue_namespace, "team", gpus=1)
     kueue.add_queue(queue_namespace, "spare", gpus=1)
     low, high = new_run("low"), new_run("high")
@@ -142,6 +142,8 @@ def test_a_run_moved_to_another_queue_is_followed_there_and_its_time_is_the_queu
     (job,) = low.jobs()
     path = f"/apis/batch/v1/namespaces/{queue_namespace}/jobs/{job['metadata']['name']}"
     low.client.request("PATCH", path, {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "spare"}}}, "application/merge-patch+json")
+    (workload,) = _workloads(low)
+    low.client.request("DELETE", f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{queue_namespace}/workloads/{workload['metadata']['name']}")
     low.wait_phase("Running", SECONDS)
     assert low.status["queue"]["name"] == "spare"
     low.end_pod(0, build_summary())
