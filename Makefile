@@ -114,6 +114,11 @@ kueue: setup binaries ## The queue's tests against Kueue itself, built from its 
 	$(PYTHON) -c 'from finetune_devcluster.binaries import ensure_binaries; ensure_binaries(["kueue", "helm"])'
 	FINETUNE_REAL_KUEUE=1 $(PYTEST) tests/integration/kueue
 
+.PHONY: gangs
+gangs: setup binaries ## Groups placed whole or not at all, by coscheduling and Volcano themselves, built from their Go modules (the first time takes a quarter of an hour)
+	$(PYTHON) -c 'from finetune_devcluster.binaries import ensure_binaries; ensure_binaries(["coscheduling", "vc-scheduler", "vc-controller-manager", "helm"])'
+	FINETUNE_REAL_GANGS=1 $(PYTEST) tests/integration/gangs
+
 .PHONY: monitoring
 monitoring: setup binaries ## Prometheus itself scrapes the operator, evaluates the alerts and answers the dashboard (its build takes minutes, once)
 	$(PYTHON) -c 'from finetune_devcluster.binaries import ensure_binaries; ensure_binaries(["prometheus", "promtool"])'

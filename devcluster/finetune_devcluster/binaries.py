@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.files import hold_lock
@@ -75,6 +75,11 @@ MODULES = (
     GoModule("probe", {"probe": "."}),
     GoModule("kstatus", {"kstatus": "."}),
     GoModule("kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}),
+    GoModule("coscheduling", {"coscheduling": "sigs.k8s.io/scheduler-plugins/cmd/scheduler"}),
+    GoModule(
+        "volcano",
+        {"vc-scheduler": "volcano.sh/volcano/cmd/scheduler", "vc-controller-manager": "volcano.sh/volcano/cmd/controller-manager"},
+    ),
     GoModule("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"}),
     GoModule("fake-gcs-server", {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"}),
     GoModule("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
@@ -173,7 +178,9 @@ def _build(go: str, module: GoModule, names: list[str], target: Path, position: 
         if code != 0:
             raise DevClusterError(f"{label}: go build failed (exit {code}):\n" + "\n".join(lines[-25:]))
         for name in names:
-            shutil.move(Path(scratch) / name, target / name)
+            # Of several programs Go names each after the last part of its package.
+            made = PurePosixPath(module.packages[name]).name if len(names) > 1 else name
+            shutil.move(Path(scratch) / made, target / name)
     print(f"{label}: built in {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from finetune_devcluster import Cluster
-from finetune_devcluster.binaries import MODULES, ensure_binaries
-from finetune_devcluster.go_toolchain import ensure_go
+from finetune_devcluster.binaries import ensure_binaries
 from finetune_devcluster.ports import find_free_ports
+from tests.support.go_modules import find_module
 
 Object = dict[str, Any]
 NAMESPACE: Final = "kueue-system"
@@ -222,12 +222,7 @@ def _build(kind: str, name: str, spec: Object | None, namespace: str | None = No
 
 def _render_chart() -> list[Object]:
     """Return the objects of Kueue's own chart, which lies in its Go module."""
-    (module,) = (module for module in MODULES if module.name == "kueue")
-    words = [ensure_go(), "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kueue"]
-    environment = {**os.environ, "GOTOOLCHAIN": "local", "GOWORK": "off"}
-    folder = subprocess.run(
-        words, cwd=module.folder, env=environment, capture_output=True, text=True, check=True, timeout=300
-    ).stdout.strip()
+    folder = find_module("kueue", "sigs.k8s.io/kueue")
     helm = ensure_binaries(["helm"])["helm"]
     rendered = subprocess.run(
         [str(helm), "template", "kueue", f"{folder}/charts/kueue", "--namespace", NAMESPACE, "--kube-version=1.35"],

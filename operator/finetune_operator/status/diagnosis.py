@@ -12,14 +12,17 @@ from finetune_operator.objects import Object, condition_of, has_started, holds, 
 from finetune_operator.observation import Observation
 from finetune_operator.status.outcome import budget_of, compute_pod_outcome, count_crashes
 from finetune_operator.status.queueing import describe_eviction, diagnose_queue
+from finetune_operator.status.scheduling import describe_group, describe_pod
 
 _POD_IS_REFUSED: Final = re.compile(r'^Error creating: [Pp]ods? "[^"]*" is (?:forbidden|invalid): ')
 """The name of the pod differs with each try; without it the message stays the same, and nothing is written for it."""
 _BACK_OFF: Final = re.compile(r'^Back-off pulling image "[^"]*"(?:: (?:ErrImagePull|ImagePullBackOff))?:? ?')
 _SECRET: Final = re.compile(r'secret "([^"]+)" not found')
-_SCHEDULER_HINTS: Final = re.compile(r" ?(?:no new claims to deallocate\b|preemption: ).*$", re.DOTALL)
 
 _WAITING: Final = "Waits for its pod to be created and given a node."
+_WAITING_TOGETHER: Final = (
+    "Waits for its pods to be created and given nodes, all together, by the scheduler that gangScheduling.{gang} of the chart names."
+)
 
 NEEDS_HELP: Final = frozenset(
     {
@@ -138,13 +141,14 @@ def _diagnose_pod(pod: Object, observation: Observation) -> Diagnosis:
 
 
 def _diagnose_scheduling(pod: Object, observation: Observation) -> Diagnosis:
-    scheduled = condition_of(pod, "PodScheduled")
-    if scheduled is None or scheduled["status"] != "False":
+    gang = _gang_of(observation)
+    if observation.spec is not None and gang is not None:
+        unplaced = [each for each in observation.pods if not is_over(each) and not each["spec"].get("nodeName")]
+        message = describe_group(unplaced, observation.spec.resources.nodes, gang)
+    else:
+        message = describe_pod(pod)
+    if message is None:
         return _waits_for_pod(observation)
-    words = _SCHEDULER_HINTS.sub("", scheduled.get("message", "")).strip()
-    requests = pod["spec"]["containers"][0].get("resources", {}).get("requests", {})
-    asked = ", ".join(f"{name} {amount}" for name, amount in sorted(requests.items()))
-    message = f"No node can take the pod now: {(words or scheduled.get('reason', '')).rstrip('., ')}. It asks for {asked}."
     if (template := _template_of(observation)) is not None:
         message += f" Its GPUs are claimed by ResourceClaimTemplate {template}."
     return Diagnosis(Phase.PENDING, Reason.UNSCHEDULABLE, message)
@@ -155,7 +159,13 @@ def _waits_for_pod(observation: Observation) -> Diagnosis:
     template = _template_of(observation)
     # The scheduler leaves a pod alone, without a word, until the claim is made from its template.
     note = f" Its claim is made from ResourceClaimTemplate {template}, which must exist in this namespace." if template is not None else ""
-    return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, _WAITING + note)
+    gang = _gang_of(observation)
+    waiting = _WAITING if gang is None else _WAITING_TOGETHER.format(gang=gang)
+    return Diagnosis(Phase.PENDING, Reason.WAITING_FOR_POD, waiting + note)
+
+
+def _gang_of(observation: Observation) -> str | None:
+    return observation.spec.scheduling.gang if observation.spec is not None else None
 
 
 def _template_of(observation: Observation) -> str | None:

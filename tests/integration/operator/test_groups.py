@@ -3,33 +3,10 @@
 import pytest
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.names import INDEX_LABEL
-from tests.support.live_run import LiveRun, NewRun, Object, wait_until
-from tests.support.world import build_summary
+from tests.support.group_runs import GROUP, end, names, wait_group
+from tests.support.live_run import NewRun, wait_until
 
 pytestmark = pytest.mark.cluster
-
-GROUP = {"resources": {"gpus": 1, "nodes": 2}}
-
-
-def wait_group(run: LiveRun, but: set[str]) -> dict[int, Object]:
-    """Wait until both pods of a generation run, none of them one of ``but``, and return them by number."""
-
-    def look() -> dict[int, Object] | None:
-        alive = [pod for pod in run.pods() if pod["status"].get("phase") == "Running" and pod["metadata"]["name"] not in but]
-        found = {int(pod["metadata"]["labels"][INDEX_LABEL]): pod for pod in alive}
-        return found if len(found) == 2 else None
-
-    return wait_until(look, f"both pods of {run.name} run", 90, run.explain)
-
-
-def end(run: LiveRun, pod: Object, code: int, *, disrupted: bool = False) -> None:
-    summary = build_summary() if code == 0 and pod["metadata"]["labels"][INDEX_LABEL] == "0" else ""
-    run.node.end(run.namespace, pod["metadata"]["name"], code, summary, disrupted=disrupted)
-
-
-def names(pods: dict[int, Object]) -> set[str]:
-    return {pod["metadata"]["name"] for pod in pods.values()}
 
 
 def test_pods_of_a_group_are_named_and_found_by_a_service_of_the_run(new_run: NewRun) -> None:

@@ -1,0 +1,50 @@
+"""What schedulers say of pods that they have given no node, in words that a person can act on."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from finetune_operator.objects import Object, condition_of
+
+_HINTS: Final = re.compile(r" ?(?:no new claims to deallocate\b|preemption: |PodGroup \S+ gets rejected\b).*$", re.DOTALL)
+"""Other schedulers' inner workings at the end of a message: DRA's, preemption's, coscheduling's."""
+_NODES: Final = re.compile(r"\d+/\d+ nodes are (?:un)?available: .*", re.DOTALL)
+_BY_THE_GROUP: Final = re.compile(r"rejection in (?:PostFilter|Unreserve)|failed recently|due to timeout after waiting|minAvailable is satisfied")
+"""What is said of a pod that would fit, or wasn't looked at, only because another one of its group has no room."""
+
+
+def describe_pod(pod: Object) -> str | None:
+    """Return why ``pod`` has no node; None before a scheduler has said anything of it."""
+    words = _read(pod)
+    return None if words is None else f"No node can take the pod now: {words}. It asks for {_describe_request(pod)}."
+
+
+def describe_group(pods: Sequence[Object], size: int, gang: str) -> str | None:
+    """Return why those of a run's ``size`` pods that ``gang`` has not placed have no nodes; None before it has said anything of them.
+
+    It says different things of each pod, and others each time that it looks. What is returned stays the same as long as what is
+    missing does, since each change is a write.
+    """
+    said = [(words, pod) for pod in pods if (words := _read(pod)) is not None]
+    if not said:
+        return None
+    messages = sorted({found[0] if (found := _NODES.search(words)) else words for words, _ in said})
+    # A message of a pod that stands back for the others has nothing that anybody could act on.
+    reasons = [words for words in messages if not _BY_THE_GROUP.search(words)] or messages
+    return (
+        f"The run's {size} pods get nodes all together, by {gang}, and there is no room for all of them now: {reasons[0]}. "
+        f"Each asks for {_describe_request(said[0][1])}."
+    )
+
+
+def _read(pod: Object) -> str | None:
+    scheduled = condition_of(pod, "PodScheduled")
+    if scheduled is None or scheduled["status"] != "False":
+        return None
+    words: str = _HINTS.sub("", scheduled.get("message", "")).strip() or scheduled.get("reason", "")
+    return words.rstrip("., ")
+
+
+def _describe_request(pod: Object) -> str:
+    requests = pod["spec"]["containers"][0].get("resources", {}).get("requests", {})
+    return ", ".join(f"{name} {amount}" for name, amount in sorted(requests.items()))
