@@ -1,3 +1,5 @@
+// The scheduler of kubernetes-sigs/scheduler-plugins, for the tests of groups (`make gangs`). What it requires is as in its own go.mod, but
+// for Kubernetes' libraries: v0.34.1 in place of v0.34.7, of which not all modules can be had from a module proxy.
 module finetune.dev/devcluster/binaries/coscheduling
 
 go 1.24.0

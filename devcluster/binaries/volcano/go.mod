@@ -1,3 +1,5 @@
+// Volcano's scheduler and controllers, for the tests of groups (`make gangs`). What they require is as in their own go.mod, which replaces
+// volcano.sh/apis by a folder of its repository; here it is the published module.
 module finetune.dev/devcluster/binaries/volcano
 
 go 1.24.0

@@ -85,7 +85,6 @@ def test_what_a_group_waits_for_is_said_in_words(engine: Engine, pool: Pool, new
     run.apply(_group(engine))
     run.wait_reason(Reason.UNSCHEDULABLE, seconds=SECONDS)
     wait_until(lambda: "nvidia.com/gpu" in run.condition()["message"].partition("asks")[0], "what is missing", SECONDS, run.explain)
-    print("SAID", run.condition()["message"], "\n".join(str(pod["status"]["conditions"]) for pod in run.pods()))
     single.end_pod(0, build_summary())
     _finish(run, wait_group(run, set(), SECONDS))
 
