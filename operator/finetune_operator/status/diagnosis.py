@@ -8,7 +8,7 @@ from typing import Final
 from finetune_api.names import MODEL_CACHE_CONTAINER
 from finetune_api.reasons import Reason
 from finetune_api.status import Phase
-from finetune_operator.objects import Object, condition_of, has_started, holds, index_of, is_lost, is_over, name_of, trainer_status_of
+from finetune_operator.objects import Object, has_started, holds, index_of, is_lost, is_over, name_of, trainer_status_of
 from finetune_operator.observation import Observation
 from finetune_operator.status.outcome import budget_of, compute_pod_outcome, count_crashes
 from finetune_operator.status.queueing import describe_eviction, diagnose_queue
@@ -143,8 +143,10 @@ def _diagnose_pod(pod: Object, observation: Observation) -> Diagnosis:
 def _diagnose_scheduling(pod: Object, observation: Observation) -> Diagnosis:
     gang = _gang_of(observation)
     if observation.spec is not None and gang is not None:
-        unplaced = [each for each in observation.pods if not is_over(each) and not each["spec"].get("nodeName")]
-        message = describe_group(unplaced, observation.spec.resources.nodes, gang)
+        size, alive = observation.spec.resources.nodes, [each for each in observation.pods if not is_over(each)]
+        if len(alive) < size and observation.warning is not None:
+            return diagnose_refusal(observation.warning.get("message", ""))  # the others wait for pods that can't be made
+        message = describe_group([each for each in alive if not each["spec"].get("nodeName")], size, gang)
     else:
         message = describe_pod(pod)
     if message is None:

@@ -9,7 +9,11 @@ from finetune_operator.objects import Object, condition_of
 _HINTS: Final = re.compile(r" ?(?:no new claims to deallocate\b|preemption: |PodGroup \S+ gets rejected\b).*$", re.DOTALL)
 """Other schedulers' inner workings at the end of a message: DRA's, preemption's, coscheduling's."""
 _NODES: Final = re.compile(r"\d+/\d+ nodes are (?:un)?available: .*", re.DOTALL)
-_BY_THE_GROUP: Final = re.compile(r"rejection in (?:PostFilter|Unreserve)|failed recently|due to timeout after waiting|minAvailable is satisfied")
+_INCOMPLETE: Final = re.compile(r"cannot find enough sibling pods|due to gated pods")
+"""What coscheduling says until all pods of a group exist. It names the pod, and counts: another message at each look."""
+_BY_THE_GROUP: Final = re.compile(
+    r"rejection in (?:PostFilter|Unreserve)|failed recently|due to timeout after waiting|minAvailable is satisfied"
+)
 """What is said of a pod that would fit, or wasn't looked at, only because another one of its group has no room."""
 
 
@@ -25,7 +29,7 @@ def describe_group(pods: Sequence[Object], size: int, gang: str) -> str | None:
     It says different things of each pod, and others each time that it looks. What is returned stays the same as long as what is
     missing does, since each change is a write.
     """
-    said = [(words, pod) for pod in pods if (words := _read(pod)) is not None]
+    said = [(words, pod) for pod in pods if (words := _read(pod)) is not None and not _INCOMPLETE.search(words)]
     if not said:
         return None
     messages = sorted({found[0] if (found := _NODES.search(words)) else words for words, _ in said})

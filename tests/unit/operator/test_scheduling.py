@@ -4,9 +4,11 @@ import itertools
 
 import pytest
 
+from finetune_api.reasons import Reason
+from finetune_operator.status.diagnosis import Diagnosis, compute_diagnosis
 from finetune_operator.status.scheduling import describe_group, describe_pod
 from tests.support.manifests import Manifest
-from tests.support.world import build_pod, condition
+from tests.support.world import build_finetunejob, build_pod, build_spec, build_stored_job, condition, observe
 
 REQUESTS = {"cpu": "2", "nvidia.com/gpu": "1"}
 
@@ -21,7 +23,8 @@ def _pod(name: str, message: str | None) -> Manifest:
 COSCHEDULING = (
     "0/1 nodes are available: 1 optimistic rejection in PostFilter.",
     "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. no new claims to deallocate, preemption: 0/2 nodes are available: 2 No "
-    "preemption victims found for incoming pod. PodGroup team-a/ft-5f0c2f1e gets rejected due to Pod b is unschedulable even after PostFilter",
+    "preemption victims found for incoming pod., PodGroup team-a/ftj-5f0c2f1e gets rejected due to Pod b is unschedulable even after "
+    "PostFilter",
 )
 
 
@@ -37,3 +40,35 @@ def test_what_is_missing_is_said_whichever_pod_it_was_said_of(order: tuple[str, 
 def test_nothing_is_said_of_a_group_that_no_scheduler_has_looked_at() -> None:
     assert describe_group([_pod("a", None), _pod("b", None)], 2, "volcano") is None
     assert describe_pod(_pod("a", None)) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "0/1 nodes are available: pre-filter pod a cannot find enough sibling pods, current pods number: 1, minMember of group: 2.",
+        "0/1 nodes are available: pre-filter pod a cannot proceed due to gated pods in the same PodGroup.",
+    ],
+)
+def test_a_group_that_is_not_yet_complete_has_not_been_looked_at(message: str) -> None:
+    assert describe_group([_pod("a", message)], 2, "coscheduling") is None
+
+
+GANG: Manifest = {"resources": {"gpus": 1, "nodes": 2}, "scheduling": {"gang": "coscheduling"}}
+
+
+def _diagnose(*pods: Manifest, warning: str | None = None) -> Diagnosis:
+    job = build_stored_job(spec=build_spec(GANG), suspend=False)
+    return compute_diagnosis(observe(build_finetunejob(GANG), jobs=[job], pods=pods, warning=warning))
+
+
+def test_status_speaks_of_the_group_as_a_whole() -> None:
+    waiting = _diagnose(_pod("a", None), _pod("b", None))
+    assert (waiting.reason, "gangScheduling.coscheduling of the chart" in waiting.message) == (Reason.WAITING_FOR_POD, True)
+    assert waiting == _diagnose(), "one write for before and after the pods are made"
+    unschedulable = _diagnose(_pod("a", COSCHEDULING[0]), _pod("b", COSCHEDULING[1]))
+    assert (unschedulable.reason, "2 Insufficient nvidia.com/gpu" in unschedulable.message) == (Reason.UNSCHEDULABLE, True)
+
+
+def test_a_group_of_which_a_pod_can_not_be_made_says_why() -> None:
+    refused = 'Error creating: pods "b" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1'
+    assert _diagnose(_pod("a", None), warning=refused).reason == Reason.QUOTA_EXCEEDED
