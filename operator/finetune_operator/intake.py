@@ -10,7 +10,6 @@ from typing import Final
 
 from finetune_api.names import LABEL_MANAGED_BY, MANAGED_BY
 from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, FINETUNESWEEPS, JOBS, PODS, ApiError, KubeClient, Resource
-from finetune_operator.kube.projection import project
 from finetune_operator.kube.store import Store
 from finetune_operator.objects import Object
 from finetune_operator.queue import WorkQueue
@@ -101,7 +100,7 @@ class Intake:
         for resource, selectors in SELECTORS.items():
             for namespace in self._namespaces or (None,):
                 try:
-                    listing = await self._client.list(resource, namespace, keep=partial(project, resource), **selectors)
+                    listing = await self._client.list(resource, namespace, keep=partial(self._store.keep, resource), **selectors)
                 except ApiError as error:
                     if resource in OPTIONAL and error.not_found:
                         continue

@@ -1,6 +1,7 @@
 """What is kept of an object: the parts that a decision reads. The rest would fill the memory ten thousand times over."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -19,14 +20,33 @@ _METADATA: Final = (
     "ownerReferences",
 )
 
+PARTS_SHARED: Final = 1_000
+"""Parts of specifications that are remembered, so that objects with the same part share it: most of a run's are the API's defaults."""
 
-def project(resource: Resource, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of the kept parts of ``body``, in their places."""
+
+class Kept(dict[str, Any]):
+    """A projection. What is one already is not copied again."""
+
+    __slots__ = ()
+
+
+def project(resource: Resource, body: Mapping[str, Any]) -> Kept:
+    """Return a copy of the kept parts of ``body``, in their places. Not to be changed: other objects may share parts of it."""
+    if isinstance(body, Kept):
+        return body
     kept = _PROJECTIONS[resource](body)
     kept["metadata"] = _pick(body["metadata"], *_METADATA)
+    spec = kept.pop("spec", None)
     # orjson makes each key's text once for all objects; as kopf read them, each object has its own: twice the memory.
-    copy: dict[str, Any] = orjson.loads(orjson.dumps(kept))
+    copy = Kept(orjson.loads(orjson.dumps(kept)))
+    if isinstance(spec, Mapping):
+        copy["spec"] = {name: _load_part(orjson.dumps(part)) for name, part in spec.items()}
+    elif spec is not None:
+        copy["spec"] = spec
     return copy
+
+
+_load_part = lru_cache(PARTS_SHARED)(orjson.loads)
 
 
 def says_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

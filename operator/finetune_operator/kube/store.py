@@ -12,7 +12,7 @@ from typing import Final
 from finetune_api.names import LABEL_JOB_UID, LABEL_SWEEP_UID
 from finetune_api.status import Phase
 from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, FINETUNESWEEPS, JOBS, PODS, Resource
-from finetune_operator.kube.projection import project, says_the_same
+from finetune_operator.kube.projection import Kept, project, says_the_same
 from finetune_operator.objects import Object, controller_uid_of, label_of, namespace_of, parse_time, uid_of, version_of
 
 TOMBSTONES_KEPT: Final = 20_000
@@ -31,7 +31,7 @@ class Store:
         :param on_trial: is told the UID of a sweep whenever a FineTuneJob of it changes or goes, be it by our own hand.
         """
         self._on_trial = on_trial
-        self._objects: dict[Resource, dict[str, Object]] = {FINETUNEJOBS: {}, FINETUNESWEEPS: {}, JOBS: {}, PODS: {}, EVENTS: {}}
+        self._objects: dict[Resource, dict[str, Kept]] = {FINETUNEJOBS: {}, FINETUNESWEEPS: {}, JOBS: {}, PODS: {}, EVENTS: {}}
         self._indexes: dict[Resource, defaultdict[str, set[str]]] = {kind: defaultdict(set) for kind in _INDEX_LABELS}
         self._warning_of: dict[str, str] = {}
         self._tombstones: OrderedDict[str, None] = OrderedDict()
@@ -49,6 +49,11 @@ class Store:
     def is_born_since(self, uid: str) -> bool:
         """True of a FineTuneJob that was created after :meth:`begin`: not listed by then, and younger by its own time too."""
         return uid in self._born_since
+
+    def keep(self, resource: Resource, body: Object) -> Kept:
+        """Return what is kept of ``body``: the object that is here where it is the same version, so that a list takes no room twice."""
+        known = self._objects[resource].get(uid_of(body))
+        return known if known is not None and version_of(known) == version_of(body) else project(resource, body)
 
     def put(self, resource: Resource, body: Object) -> str | None:
         """Keep ``body`` if it is newer than what is known.

@@ -57,6 +57,27 @@ def test_what_is_kept_of_what_is_kept_is_the_same(resource: Resource, body: Mani
     assert project(resource, project(resource, body)) == project(resource, body)
 
 
+def test_runs_with_the_same_settings_share_them() -> None:
+    """Ten thousand runs hardly differ: what each keeps for itself is what is its own."""
+    store = Store()
+    for uid, epochs in (("a", 1), ("b", 1), ("c", 2)):
+        spec = {"training": {"epochs": epochs}, "model": {"uri": f"hf://example/{uid}"}}
+        store.put(FINETUNEJOBS, {**build_finetunejob(uid=uid), "spec": spec})
+    specs = {body["metadata"]["uid"]: body["spec"] for body in store.finetunejobs()}
+    assert specs["a"]["training"] is specs["b"]["training"]
+    assert [specs[uid]["training"]["epochs"] for uid in "abc"] == [1, 1, 2]
+    assert [specs[uid]["model"]["uri"] for uid in "abc"] == ["hf://example/a", "hf://example/b", "hf://example/c"]
+
+
+def test_a_list_of_what_is_here_takes_no_room() -> None:
+    store = Store()
+    store.put(FINETUNEJOBS, _body(5))
+    assert store.keep(FINETUNEJOBS, _body(5)) is store.finetunejob(UID)
+    newer = store.keep(FINETUNEJOBS, _body(6, "Running"))
+    assert list(store.replace(FINETUNEJOBS, [newer], 7)) == [UID]
+    assert store.finetunejob(UID) is newer
+
+
 def test_what_a_job_counts_besides_its_end_concerns_nobody() -> None:
     store = Store()
     store.put(JOBS, build_stored_job(version=10))
