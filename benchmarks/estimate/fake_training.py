@@ -4,6 +4,9 @@ The parts are the real ones: transformers' model, PEFT's adapter, bitsandbytes' 
 the numbers are missing (PyTorch's fake tensors), so a model of 65B takes seconds on a laptop. Where a processor computes otherwise than a
 GPU, the GPU's way is taken: dropout keeps a mask of bytes, and the loss folds its tiles in place.
 
+A model that is divided (`training.sharding`) is divided by the trainer's own code and gathered by torch's FSDP2, in one process that is
+told that there are others (torch's fake process group): what it holds is what one GPU of them holds.
+
 Not seen this way: what kernels allocate inside themselves, what the allocator holds beyond what it gives out, and the CUDA context.
 """
 
@@ -24,12 +27,16 @@ load_bitsandbytes()
 
 import bitsandbytes as bnb  # noqa: E402  # after the loader
 import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+import torch.testing._internal.distributed.fake_pg  # noqa: E402  # makes the backend known
 import trl.kernels.chunked_logprob as tiles  # noqa: E402
 from accelerate.utils import convert_outputs_to_fp32  # noqa: E402
 from bitsandbytes.functional import QuantState  # noqa: E402
 from peft import get_peft_model  # noqa: E402
 from torch import nn  # noqa: E402
+from torch._C._distributed_c10d import FakeStore  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from torch.distributed.tensor import DTensor  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: E402
@@ -40,9 +47,11 @@ from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 
 from finetune_api.estimate.step import build_batch  # noqa: E402
 from finetune_api.spec import FineTuneJobSpec, QuantizationSpec  # noqa: E402
+from finetune_trainer.device import Device  # noqa: E402
 from finetune_trainer.model.adapted import AdaptedModel  # noqa: E402
 from finetune_trainer.model.adapter import keep_types  # noqa: E402
 from finetune_trainer.model.peft_configs import build_peft_config  # noqa: E402
+from finetune_trainer.model.sharding import average_gradients, build_mesh, divide_model, take_local  # noqa: E402
 
 GRANULE = 512
 """PyTorch's CUDA allocator gives out multiples of so many bytes."""
@@ -56,7 +65,7 @@ class Measured:
     held: int
     """Base and adapter, before the first step."""
     peak: int
-    """Highest point of a step, gradients and optimizer states included."""
+    """Highest point of a step, gradients and optimizer states included; of loading, where the base is quantised and then divided."""
 
 
 class MemoryTracking(TorchDispatchMode):
@@ -68,9 +77,11 @@ class MemoryTracking(TorchDispatchMode):
         self._seen: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # it asks for the same of its part, which comes here
         output = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(output):
-            if isinstance(leaf, torch.Tensor):
+            if isinstance(leaf, torch.Tensor) and not isinstance(leaf, DTensor):
                 self._note(leaf.untyped_storage())
         return output
 
@@ -86,6 +97,17 @@ class MemoryTracking(TorchDispatchMode):
     def _drop(self, key: int) -> None:
         self.now -= self._seen.pop(key, 0)
 
+    def follow(self, storage: torch.UntypedStorage) -> None:
+        """Note that a storage has another size now: FSDP empties and fills those of gathered weights."""
+        key = storage._cdata
+        if key in self._seen:
+            size = -(-storage.nbytes() // GRANULE) * GRANULE
+            self.now += size - self._seen[key]
+            self._seen[key] = size
+            self.peak = max(self.peak, self.now)
+        else:
+            self._note(storage)
+
 
 def measure(config: dict[str, Any], spec: FineTuneJobSpec, teacher: dict[str, Any] | None = None) -> Measured:
     """Run one step of ``spec`` on a model of ``config`` (a ``config.json``) without its weights.
@@ -94,7 +116,9 @@ def measure(config: dict[str, Any], spec: FineTuneJobSpec, teacher: dict[str, An
     """
     tracking = MemoryTracking()
     dtype = _DTYPES[spec.method.quantization.compute_dtype]
+    divided = spec.training.sharding == "full"
     with ExitStack() as stack:
+        mesh = stack.enter_context(_as_one_of(spec.resources.gpus * spec.resources.nodes, tracking)) if divided else None
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.enter_context(_as_on_a_gpu())
@@ -102,12 +126,20 @@ def measure(config: dict[str, Any], spec: FineTuneJobSpec, teacher: dict[str, An
         stack.enter_context(tracking)
         whole = spec.method.adapter.type == "none"
         model = _build_model(config, spec, torch.float32 if whole else dtype)
-        taught = _build_model(teacher, spec, dtype) if teacher is not None else None
+        taught = _build_model(teacher, spec, dtype, teaches=True) if teacher is not None else None
+        base = list(model.parameters())
         add_fused_lm_head(model) if spec.method.objective != "reward" else None
         if whole:
             model.requires_grad_(requires_grad=True)
         else:
             model = _add_adapter(model, spec, dtype)
+        loading = 0
+        if mesh is not None:
+            tracking.peak = tracking.now
+            divide_model(model, base, Device("cpu", "cpu"), mesh, spec.method.quantization.compute_dtype)
+            # What is not quantised is divided on its way from the node's memory to the GPU: here it was on the device already.
+            loading = tracking.peak if spec.method.quantization.type != "none" else 0
+        del base
         if spec.training.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             if not whole:
@@ -116,20 +148,49 @@ def measure(config: dict[str, Any], spec: FineTuneJobSpec, teacher: dict[str, An
         gc.collect()
         held = tracking.peak = tracking.now
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        states = [torch.empty(_state_bytes(parameter, spec.training.optimizer), dtype=torch.uint8) for parameter in trained]
+        states = [torch.empty(_state_bytes(take_local(parameter), spec.training.optimizer), dtype=torch.uint8) for parameter in trained]
         step = _Step(model, spec, dtype, taught)
         # With several micro-batches, the gradients of the first are there during the second.
         for _ in range(min(2, spec.training.gradient_accumulation_steps)):
             step.run()
+        if divided:
+            with _AllUsed():
+                average_gradients(model.parameters())
         gradients = sum(parameter.grad is not None for parameter in trained)
         assert gradients == len(trained), "a part of what is trained got no gradient"
         if spec.method.objective == "grpo":
             step.answer()
         del states
-    return Measured(held, tracking.peak)
+    return Measured(held, max(loading, tracking.peak))
 
 
-def _build_model(config: dict[str, Any], spec: FineTuneJobSpec, dtype: torch.dtype) -> Any:
+class _AllUsed(TorchDispatchMode):
+    """Says of every gradient that it is there: that can't be asked of tensors without contents."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        return 1.0 if func is torch.ops.aten._local_scalar_dense.default else func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _as_one_of(size: int, tracking: MemoryTracking) -> Iterator[Any]:
+    """Make this process the first of ``size``, of which there is no other: what is gathered has the right size and no contents."""
+    resize = torch.UntypedStorage.resize_
+
+    def follow(storage: torch.UntypedStorage, wanted: int) -> torch.UntypedStorage:
+        resize(storage, wanted)
+        tracking.follow(storage)
+        return storage
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=size)
+    try:
+        with mock.patch.object(torch.UntypedStorage, "resize_", follow):
+            yield build_mesh(Device("cpu", "cpu"))
+    finally:
+        dist.destroy_process_group()
+
+
+def _build_model(config: dict[str, Any], spec: FineTuneJobSpec, dtype: torch.dtype, *, teaches: bool = False) -> Any:
     kind = config["model_type"]
     others = {"num_labels": 1, "pad_token_id": 0} if spec.method.objective == "reward" else {}
     settings = AutoConfig.for_model(kind, **{key: value for key, value in (config | others).items() if key != "model_type"})
@@ -137,7 +198,7 @@ def _build_model(config: dict[str, Any], spec: FineTuneJobSpec, dtype: torch.dty
     model: Any = made.from_config(settings, dtype=dtype, attn_implementation="sdpa")
     model.config.use_cache = False
     if spec.method.quantization.type != "none":
-        _quantise(model, spec.method.quantization, dtype)
+        _quantise(model, spec.method.quantization, dtype, dtype if spec.training.sharding == "full" and not teaches else torch.uint8)
     model.requires_grad_(requires_grad=False)
     return model
 
@@ -257,6 +318,10 @@ def _do_nothing(*_: Any, **__: Any) -> None:
     """Stands for a kernel that works in place. A Mock would keep every tensor that it is given."""
 
 
+def _give_constants_back(layer: Any) -> None:
+    layer.weight.quant_state = layer.quant_state
+
+
 @contextmanager
 def _as_on_a_gpu() -> Iterator[None]:
     def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:  # noqa: A002, FBT001, FBT002  # torch's
@@ -267,24 +332,29 @@ def _as_on_a_gpu() -> Iterator[None]:
         stack.enter_context(mock.patch.object(nn.functional, "dropout", dropout))
         for name in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
             stack.enter_context(mock.patch.object(tiles, name, _do_nothing))
+        # A gathered weight gets its constants back; the view of it that bitsandbytes takes for that can't be had of fake tensors.
+        stack.enter_context(mock.patch.object(bnb.nn.modules, "fix_4bit_weight_quant_state_from_module", _give_constants_back))
         # PEFT asks without naming a device, which means CUDA.
         asked = torch.is_autocast_enabled
         stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", lambda device="cpu": asked(device)))
         yield
 
 
-def _quantise(model: Any, spec: QuantizationSpec, dtype: torch.dtype) -> None:
-    """Replace every linear layer but the head by a 4-bit one with packed weights, as bitsandbytes leaves them after loading."""
+def _quantise(model: Any, spec: QuantizationSpec, dtype: torch.dtype, storage: torch.dtype) -> None:
+    """Replace every linear layer but the head by a 4-bit one with packed weights, as bitsandbytes leaves them after loading.
+
+    :param storage: type that the packed weights pass for.
+    """
     assert spec.type in ("nf4", "fp4"), f"{spec.type} can't be measured without a GPU"
     head = getattr(model, "score", None) or model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child is not head:
-                setattr(parent, name, _pack(child, spec, dtype))
+                setattr(parent, name, _pack(child, spec, dtype, storage))
     model.is_loaded_in_4bit = model.is_quantized = True
 
 
-def _pack(linear: nn.Linear, spec: QuantizationSpec, dtype: torch.dtype) -> Any:
+def _pack(linear: nn.Linear, spec: QuantizationSpec, dtype: torch.dtype, storage: torch.dtype) -> Any:
     count = linear.weight.numel()
     blocks = -(-count // 64)
     second = QuantState(absmax=torch.empty(-(-blocks // 256)), code=torch.empty(256), blocksize=256, dtype=torch.float32)
@@ -298,16 +368,17 @@ def _pack(linear: nn.Linear, spec: QuantizationSpec, dtype: torch.dtype) -> Any:
         dtype=dtype,
         **nested,
     )
-    weight: Any = nn.Parameter(torch.empty((count + 1) // 2, 1, dtype=torch.uint8), requires_grad=False)
+    packed_bytes = (count + 1) // 2
+    weight: Any = nn.Parameter(torch.empty(packed_bytes // storage.itemsize, 1, dtype=storage), requires_grad=False)
     settings = {"quant_state": state, "bnb_quantized": True, "compress_statistics": spec.double_quant, "quant_type": spec.type}
-    for name, value in {**settings, "blocksize": 64, "quant_storage": torch.uint8, "module": None}.items():
+    for name, value in {**settings, "blocksize": 64, "quant_storage": storage, "module": None}.items():
         setattr(weight, name, value)
     # Its own way to be made quantises on the spot, which fake tensors can't.
     packed: Any = bnb.nn.Linear4bit.__new__(bnb.nn.Linear4bit)
     nn.Module.__init__(packed)
     packed.in_features, packed.out_features = linear.in_features, linear.out_features
     packed.weight, packed.bias, packed.quant_state = weight, linear.bias, state
-    packed.compute_dtype, packed.compute_type_is_set, packed.quant_storage = dtype, True, torch.uint8
+    packed.compute_dtype, packed.compute_type_is_set, packed.quant_storage = dtype, True, storage
     packed.support_avx512bf16_for_cpu = False
     return packed
 

@@ -55,12 +55,13 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def build_spec(length: int, batch: int, rank: int, **changes: Any) -> FineTuneJobSpec:
-    """Return a specification: defaults, ``changes`` of training, adapter and quantization, and of the method what is left."""
+    """Return a specification: defaults, ``changes`` of training, adapter, quantization and resources, and of the method what is left."""
+    resources = changes.pop("resources", {})
     training = {"maxLength": length, "perDeviceBatchSize": batch, **changes.pop("training", {})}
     adapter = {"r": rank, **changes.pop("adapter", {})}
     method = {"adapter": adapter, "quantization": changes.pop("quantization", {}), **changes}
     sources = {"model": {"uri": "hf://a/b"}, "dataset": {"uri": "hf://a/b"}, "output": {"uri": "s3://a/b"}}
-    return parse_spec({**sources, "training": training, "method": method})
+    return parse_spec({**sources, "training": training, "method": method, "resources": resources})
 
 
 PLAIN: dict[str, Any] = {"packing": False}
@@ -110,7 +111,31 @@ SPECIAL: list[tuple[str, dict[str, Any]]] = [
     ),
 ]
 """What is special, and the changes that it takes."""
-SMALLER, LARGER = "0.5B (Qwen2.5)", "1.2B (Llama 3.2)"
+FULL: dict[str, Any] = {"adapter": {"type": "none"}, "quantization": UNQUANTISED, "training": {"optimizer": "adamw_torch"}}
+IN_32_BITS: dict[str, Any] = {**FULL, "quantization": {"type": "none", "computeDtype": "float32"}}
+LINEUP = tuple(name for name in MODELS if name not in ("7B (Mistral)", "8B (Qwen3)"))
+TINY, SMALL, LARGE = "0.5B (Qwen2.5)", "1.2B (Llama 3.2)", "8B (Llama 3.1)"
+DIVIDED: list[tuple[str, tuple[str, ...], tuple[int, int], int, dict[str, Any]]] = [
+    ("", LINEUP, (512, 1), 4, {}),
+    ("", (LARGE,), (2048, 4), 2, {}),
+    ("", (LARGE,), (2048, 4), 8, {}),
+    ("no checkpointing", (SMALL,), (1024, 4), 4, {"training": NO_CHECKPOINTING}),
+    ("r 64, one constant a block", (SMALL,), (1024, 4), 4, {"adapter": {"r": 64}, "quantization": {"doubleQuant": False}}),
+    ("16 bits", (TINY, SMALL, LARGE), (1024, 4), 8, {"quantization": UNQUANTISED}),
+    ("16 bits, no checkpointing", (SMALL,), (1024, 4), 4, {"quantization": UNQUANTISED, "training": NO_CHECKPOINTING}),
+    ("AdaLoRA", (SMALL,), (1024, 4), 4, {"adapter": {"type": "adalora"}}),
+    ("P-tuning", (SMALL,), (1024, 4), 4, {"adapter": {"type": "p-tuning"}, "training": PLAIN}),
+    ("DPO", (SMALL,), (1024, 4), 4, {"objective": "dpo", "training": PLAIN}),
+    ("ORPO", (SMALL,), (1024, 4), 4, {"objective": "orpo", "training": PLAIN}),
+    ("reward", (SMALL,), (1024, 4), 4, {"objective": "reward", "training": PLAIN}),
+    ("distillation from the same shape", (SMALL,), (1024, 4), 4, {"objective": "distill", "distill": TEACHER}),
+    ("full, AdamW in 32 bits", (TINY, SMALL, LARGE), (512, 1), 8, FULL),
+    ("full, AdamW in 32 bits", (TINY, SMALL, LARGE), (1024, 4), 8, FULL),
+    ("full, no checkpointing", (SMALL,), (1024, 4), 4, {**FULL, "training": {"optimizer": "adamw_torch", **NO_CHECKPOINTING}}),
+    ("full, in 32 bits", (SMALL,), (1024, 4), 4, IN_32_BITS),
+]
+"""Runs that divide the model: what is special, shapes, maxLength and batch, GPUs, and the changes that it takes."""
+SMALLER, LARGER = TINY, SMALL
 ON_BOTH = (
     *("r 64", "no dropout", "attention only", "not packed", "16 bits", "AdaLoRA", "(IA)3", "prompt tuning", "P-tuning", "prefix tuning"),
     *("full", "DPO", "ORPO", "reward", "distillation from the same shape", "GRPO"),
@@ -129,6 +154,17 @@ def cells() -> Iterator[tuple[str, str, FineTuneJobSpec]]:
         copied = copy.deepcopy(changes)
         rank = copied.get("adapter", {}).pop("r", 16)
         yield name, what, build_spec(1024, 4, rank, **copied)
+    for what, names, (length, batch), gpus, changes in DIVIDED:
+        for name in names:
+            copied = copy.deepcopy(changes)
+            rank = copied.get("adapter", {}).pop("r", 16)
+            copied.setdefault("training", {})["sharding"] = "full"
+            yield name, f"{what or 'defaults'}, over {gpus} GPUs", build_spec(length, batch, rank, resources={"gpus": gpus}, **copied)
+
+
+def build_key(name: str, what: str, spec: FineTuneJobSpec) -> str:
+    """Return what a measurement is kept by."""
+    return f"{name} | {what or 'defaults'} | {spec.training.max_length} | {spec.training.per_device_batch_size}"
 
 
 def main() -> int:
@@ -148,7 +184,7 @@ def main() -> int:
             continue
         began = time.monotonic()
         teacher = MODELS[name] if spec.method.distill is not None else None
-        key = f"{name} | {what or 'defaults'} | {spec.training.max_length} | {spec.training.per_device_batch_size}"
+        key = build_key(name, what, spec)
         if key not in kept and options.kept:
             missing += 1
             continue
@@ -204,6 +240,11 @@ Estimated is what `finetune estimate` says that PyTorch's allocator gives out at
 which it adds to that as assumptions, are left out. Measured is the peak of the storages alive during two micro-batches of the real
 libraries' step, on tensors without contents (`benchmarks/estimate/fake_training.py` says what that sees and what not). No GPU was
 used for this table: memory that CUDA kernels allocate inside themselves is not in it.
+
+Settings "over N GPUs" divide the model (`training.sharding: full`): what one of them holds. The trainer's own code divides it and torch's
+FSDP2 gathers it, among processes that only it is told of; `python -m benchmarks.estimate.two_processes` holds that against two real ones
+over gloo. Where the base is quantised on the GPU before it is divided, and that is the highest point, it is what is measured; what
+bitsandbytes takes besides while it quantises a matrix is not in it, and neither are NCCL's own buffers.
 
 The loss of ORPO and distillation is held against torch's own operations: kernels by Triton, which ORPO has on a GPU, take less. GRPO
 is held against its steps and against reading the prompts of all answers of a step with keys and values of whole answers. Not in the

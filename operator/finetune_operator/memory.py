@@ -5,7 +5,7 @@ tells what it has found. See docs/decisions/0014-fractions.md.
 from dataclasses import dataclass
 from typing import Final
 
-from finetune_api.estimate import Estimate, ShapeUnknown, compute_changes_that_fit, compute_estimate, find_known_shape
+from finetune_api.estimate import Estimate, ShapeUnknown, compute_changes_that_fit, compute_estimate, divides, find_known_shape
 from finetune_api.estimate.shape import ModelShape
 from finetune_api.progress import Metrics
 from finetune_api.spec import FineTuneJobSpec
@@ -40,11 +40,11 @@ def compute_need(spec: FineTuneJobSpec, metrics: Metrics | None) -> MemoryNeed |
         size = estimate.total_bytes
         largest = sorted(estimate.terms, key=lambda term: -term.size_bytes)[:_TERMS_NAMED]
         named = ", ".join(f"{term.name} {say_gibibytes(term.size_bytes)}" for term in largest)
-        return MemoryNeed(size, f"Needs about {say_gibibytes(size)} of a GPU's memory, by estimate ({named} and less).")
+        return MemoryNeed(size, f"Needs about {say_gibibytes(size)} of {_say_whose(spec)} memory, by estimate ({named} and less).")
     told = metrics.gpu_memory_estimate_bytes if metrics is not None else None
     if told is None:
         return None
-    return MemoryNeed(told, f"Needs about {say_gibibytes(told)} of a GPU's memory, by the trainer's estimate.", is_told=True)
+    return MemoryNeed(told, f"Needs about {say_gibibytes(told)} of {_say_whose(spec)} memory, by the trainer's estimate.", is_told=True)
 
 
 def describe_shortage(spec: FineTuneJobSpec, largest: LargestGpu) -> str:
@@ -57,6 +57,10 @@ def describe_shortage(spec: FineTuneJobSpec, largest: LargestGpu) -> str:
     if not changes:
         return f"{words} No single change would make it fit."
     return f"{words} It would fit with {'; or with '.join(map(str, changes))}."
+
+
+def _say_whose(spec: FineTuneJobSpec) -> str:
+    return f"each of {spec.resources.gpus * spec.resources.nodes} GPUs'" if divides(spec) else "a GPU's"
 
 
 def _find_shapes(spec: FineTuneJobSpec) -> tuple[ModelShape, ModelShape | None] | None:

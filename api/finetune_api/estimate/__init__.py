@@ -5,6 +5,7 @@ tracking of memory; the table of errors is ``docs/reference/estimate.md``.
 """
 
 from finetune_api.estimate.advice import Change, compute_changes_that_fit
+from finetune_api.estimate.division import divides
 from finetune_api.estimate.known import find_known_shape
 from finetune_api.estimate.memory import Estimate, compute_estimate
 from finetune_api.estimate.shape import ModelShape, ShapeUnknown, read_shape
@@ -18,6 +19,7 @@ __all__ = [
     "Term",
     "compute_changes_that_fit",
     "compute_estimate",
+    "divides",
     "find_known_shape",
     "read_shape",
 ]

@@ -7,6 +7,7 @@ from finetune_api.estimate.memory import Estimate, compute_estimate
 from finetune_api.estimate.shape import ModelShape
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.spec.adapter import RANK_TYPES
+from finetune_api.spec.sharding import DIVIDED_OPTIMIZERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ def compute_changes_that_fit(shape: ModelShape, spec: FineTuneJobSpec, limit_byt
     found: dict[tuple[str, ...], Change] = {}
     for fields, keeps in _candidates(spec):
         kind = tuple(path for path, _ in fields)
-        if kind in found:
-            continue  # a smaller change of the same fields is enough
+        if kind in found or any(set(change.fields) <= set(fields) for change in found.values()):
+            continue  # a smaller change of the same fields is enough, or a part of this one
         try:
             changed = _change(spec, fields)
         except ValueError:
@@ -63,6 +64,8 @@ def _candidates(spec: FineTuneJobSpec) -> Iterator[tuple[tuple[tuple[str, object
                 ("training.gradientAccumulationSteps", steps),
             )
             yield both, True
+    if spec.resources.gpus * spec.resources.nodes > 1 and training.sharding == "none":
+        yield from _divided(spec)
     if quantization.type != "nf4" and spec.method.adapter.type != "none":
         yield (("method.quantization.type", "nf4"),), False
     length = training.max_length
@@ -77,6 +80,19 @@ def _candidates(spec: FineTuneJobSpec) -> Iterator[tuple[tuple[tuple[str, object
         yield (("method.adapter.r", rank),), False
     if training.per_device_batch_size > 1 and training.max_length > 256:
         yield (("training.perDeviceBatchSize", 1), ("training.maxLength", max(256, training.max_length // 4))), False
+
+
+def _divided(spec: FineTuneJobSpec) -> Iterator[tuple[tuple[tuple[str, object], ...], bool]]:
+    """Yield changes that divide the base model over the run's GPUs, those that change the least first."""
+    divided = ("training.sharding", "full")
+    training, needed = spec.training, DIVIDED_OPTIMIZERS[0]
+    whole = spec.method.adapter.type == "none" and training.optimizer not in DIVIDED_OPTIMIZERS
+    others: tuple[tuple[str, object], ...] = (("training.optimizer", needed),) if whole else ()
+    yield (divided, *others), not whole
+    batch, steps = training.per_device_batch_size, training.gradient_accumulation_steps
+    while batch > 1 and batch % 2 == 0:
+        batch, steps = batch // 2, steps * 2
+        yield (divided, *others, ("training.perDeviceBatchSize", batch), ("training.gradientAccumulationSteps", steps)), not whole
 
 
 def _change(spec: FineTuneJobSpec, fields: tuple[tuple[str, object], ...]) -> FineTuneJobSpec:

@@ -7,6 +7,7 @@ holds it to PyTorch's tracking.
 from dataclasses import dataclass
 from typing import Final
 
+from finetune_api.estimate.division import Division, build_division, divides
 from finetune_api.estimate.generation import build_answer_terms, compute_judging_bytes
 from finetune_api.estimate.shape import ModelShape, ShapeUnknown
 from finetune_api.estimate.step import WIDTHS, build_moving_terms
@@ -18,6 +19,7 @@ BLOCK: Final = 64
 """Weights that share one quantisation constant (bitsandbytes' default)."""
 DOUBLE_BLOCK: Final = 256
 """Constants that share one constant of the second quantisation."""
+CONSTANTS: Final = "quantisation constants"
 CONTEXT_BYTES: Final = 600 * 2**20
 """CUDA context and loaded kernels: outside PyTorch's allocator. Assumed, by what recent drivers show."""
 SLACK: Final = 0.04
@@ -53,17 +55,29 @@ def compute_estimate(shape: ModelShape, spec: FineTuneJobSpec, teacher: ModelSha
     whole = spec.method.adapter.type == "none"
     trained = build_trained(shape, spec)
     states, states_why = compute_state_bytes(trained, spec.training.optimizer)
-    held = [
-        *([] if whole else _base_terms(shape, spec)),
+    division = build_division(shape, spec)
+    base = [] if whole else _base_terms(shape, spec)
+    learnt = [
         Term(trained.what, "held", trained.size_bytes, f"{trained.numbers:,} numbers of {trained.width} bytes"),
         Term("gradients", "held", trained.size_bytes, "one for each trained number"),
         Term("optimizer", "held", states, states_why),
+    ]
+    if division is None and spec.resources.gpus * spec.resources.nodes > 1:
+        words = "each gradient once more, on its way between the GPUs (DDP)"
+        learnt.insert(2, Term("gradients' buckets", "held", trained.size_bytes, words))
+    held = [
+        *(_divide(base, division) if division is not None else base),
+        *(_divide(learnt, division) if division is not None and whole else learnt),
         *([Term(f"teacher: {term.name}", "held", term.size_bytes, term.why) for term in _base_terms(teacher, spec)] if teacher else []),
     ]
     moving = build_moving_terms(shape, spec)
     answering = build_answer_terms(shape, spec)
     if _sum(answering) > _sum(moving):
         moving = answering
+    if division is not None and spec.method.quantization.type != "none":
+        loading = _sum(base) + trained.size_bytes - _sum(held)
+        if loading > _sum(moving):  # gradients and states, which are not there yet, are in what is held
+            moving = [Term("loading", "moving", loading, "all of the base, which is quantised on the GPU before it is divided")]
     assumed = [
         Term("CUDA context", "assumed", CONTEXT_BYTES, "assumed"),
         Term("allocator's slack", "assumed", int(SLACK * _sum([*held, *moving])), f"assumed: {SLACK:.0%}"),
@@ -75,11 +89,19 @@ def _sum(terms: list[Term]) -> int:
     return sum(term.size_bytes for term in terms)
 
 
+def _divide(terms: list[Term], division: Division) -> list[Term]:
+    """Return what each GPU holds of ``terms``. Quantisation constants are no parameters, and stay whole."""
+    return [
+        term
+        if term.name == CONSTANTS
+        else Term(term.name, term.kind, -(-term.size_bytes // division.parts), f"1 of {division.parts} parts: {term.why}")
+        for term in terms
+    ]
+
+
 def _check(shape: ModelShape, spec: FineTuneJobSpec, teacher: ModelShape | None) -> None:
     if spec.method.adapter.target_parameters is not None:
         raise ShapeUnknown("not estimated: method.adapter.targetParameters, whose updates are added to the experts' weights themselves")
-    if spec.training.sharding != "none":
-        raise ShapeUnknown("not estimated: training.sharding, by which each GPU holds a part of the model")
     if spec.training.activation_offloading:
         raise ShapeUnknown("not estimated: training.activationOffloading, by which activations are in the node's memory")
     if spec.method.objective == "distill" and teacher is None:
@@ -103,7 +125,7 @@ def _base_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
         rows = shape.layers * sum(linear.outputs for linear in shape.linears)
         return [
             Term("base in 8 bits", "held", weights, f"{weights:,} weights"),
-            Term("quantisation constants", "held", 4 * rows, "one of 4 bytes to a row"),
+            Term(CONSTANTS, "held", 4 * rows, "one of 4 bytes to a row"),
             rest,
         ]
     blocks = weights // BLOCK
@@ -113,7 +135,7 @@ def _base_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
         size, why = 4 * blocks, f"32 bits for {BLOCK} weights"
     return [
         Term("base in 4 bits", "held", weights // 2, f"{weights:,} weights"),
-        Term("quantisation constants", "held", size, why),
+        Term(CONSTANTS, "held", size, why),
         rest,
     ]
 
@@ -136,6 +158,9 @@ def _notes(shape: ModelShape, spec: FineTuneJobSpec, moving: int) -> tuple[str, 
         notes.append(
             f"not counted: answers to samples and tasks, which take {more:.1f} GiB more than a step where prompts are as long as maxLength"
         )
-    if spec.resources.gpus * spec.resources.nodes > 1:
+    parts = spec.resources.gpus * spec.resources.nodes
+    if divides(spec):
+        notes.append(f"counted for one GPU of {parts}, which divide the base model; the buffers of NCCL are not counted")
+    elif parts > 1:
         notes.append("counted for one GPU of several: each holds the whole base model")
     return tuple(notes)

@@ -9,6 +9,7 @@ them to PyTorch's tracking.
 from dataclasses import dataclass
 from typing import Final
 
+from finetune_api.estimate.division import Division, build_division, divides
 from finetune_api.estimate.shape import Linear, ModelShape
 from finetune_api.estimate.terms import Term
 from finetune_api.estimate.trained import build_trained, find_adapted, is_scaled_before
@@ -61,9 +62,11 @@ def build_moving_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
     batch, width = build_batch(spec), WIDTHS[spec.method.quantization.compute_dtype]
     tokens, checkpointing = batch.tokens, spec.training.gradient_checkpointing
     whole = spec.method.adapter.type == "none"
-    layer = _saved_by_layer(shape, spec, batch.length, width) * tokens
-    # Full fine-tuning holds the weights in 32 bits, and so the sum that runs through the layers.
-    residual = (4 if whole else width) * shape.hidden * tokens
+    division = build_division(shape, spec)
+    casting = _casts_weights(spec)
+    layer = _saved_by_layer(shape, spec, batch.length, width, casting=casting) * tokens
+    # Where the weights are in 32 bits, so is the sum that runs through the layers.
+    residual = (4 if casting else width) * shape.hidden * tokens
     passing = _passing(shape, spec, tokens, width)
     if checkpointing:
         kept = Term("checkpointed activations", "moving", shape.layers * residual, f"{shape.layers} layers' inputs of {tokens:,} tokens")
@@ -75,9 +78,9 @@ def build_moving_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
     mask = Term("attention mask", "moving", batch.tokens * keys, f"one byte for each pair of the {batch.length:,} tokens of a row")
     terms = [kept, mask]
     casts = 0
-    if whole and width < 4:
+    if casting:
         casts = width * (shape.linear_parameters + shape.expert_parameters)
-    if whole and width < 4 and not checkpointing:
+    if casting and not checkpointing:
         terms.append(Term("weights in 16 bits", "moving", casts, "copies for multiplication, there until the backward pass"))
         casts = 0
     if spec.method.adapter.type == "p-tuning" and width < 4:
@@ -85,6 +88,8 @@ def build_moving_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
         words = "a copy of P-tuning's for multiplication, there until its backward pass"
         terms.append(Term("network in 16 bits", "moving", width * network, words))
     loss = _loss_term(shape, spec, batch, width, casts)
+    if division is not None:
+        return _choose_moment(shape, spec, division, terms, loss, in_layer)
     words = "one layer, recomputed, and gradients on their way" if checkpointing else "gradients on their way"
     terms.append(loss if loss.size_bytes >= in_layer else Term("backward pass", "moving", in_layer, words))
     if whole and shape.tied:  # one matrix has two gradients, which are added up at the very end, when the activations are gone
@@ -92,6 +97,44 @@ def build_moving_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
         if end > sum(term.size_bytes for term in terms):
             return [Term("embedding's gradients", "moving", end, "the head's, the embedding's and their sum, in 32 bits")]
     return terms
+
+
+def _choose_moment(shape: ModelShape, spec: FineTuneJobSpec, division: Division, kept: list[Term], loss: Term, in_layer: int) -> list[Term]:
+    """Return what is there at the highest moment of a step of a model that is divided."""
+    root, layer, width = division.root_bytes, division.layer_bytes, WIDTHS[spec.method.quantization.compute_dtype]
+    gathered = "embedding, head and last norm, for the whole of a pass"
+    # Gradients of what is gathered are in its type, and go to the other GPUs in 32 bits.
+    whole, wide = spec.method.adapter.type == "none", 4 // width
+    head = width * shape.vocabulary * shape.hidden if whole and spec.method.objective != "reward" else 0
+    moments = [
+        [
+            *kept,
+            loss,
+            Term("gathered weights", "moving", root + layer, f"{gathered}; the last layer, on its way"),
+            *([Term("head's gradient", "moving", head, "once more, in the type of the gathered head")] if head and width < 4 else []),
+        ],
+        [*kept, Term("gathered weights", "moving", 2 * root, f"{gathered}: as they come and as they are used")],
+        [
+            *kept,
+            Term("backward pass", "moving", in_layer, "one layer, recomputed, and gradients on their way"),
+            Term("gathered weights", "moving", root + 2 * layer, f"{gathered}; one layer, and the next on its way"),
+            *([Term("gathered gradients", "moving", head + wide * layer, "the head's; a layer's in 32 bits")] if whole else []),
+        ],
+    ]
+    if whole:
+        # One matrix has two gradients, which are added up while the first layer's are on their way; then they go on theirs.
+        adding, sending = (4 if shape.tied else 2) * root + wide * layer, (1 + wide) * root + wide * root // division.parts
+        moments.append([Term("embedding's gradients", "moving", max(adding, sending), "and the head's, gathered, and in 32 bits")])
+    else:
+        numbers = build_trained(shape, spec).numbers
+        moments.append([Term("average of gradients", "moving", 2 * 4 * numbers, "the adapter's in 32 bits, and all of them in a row")])
+    return max(moments, key=lambda terms: sum(term.size_bytes for term in terms))
+
+
+def _casts_weights(spec: FineTuneJobSpec) -> bool:
+    """Return whether weights are held in 32 bits and multiplied as copies in 16. Those that are divided are gathered in 16."""
+    narrow = WIDTHS[spec.method.quantization.compute_dtype] < WIDTHS["float32"]
+    return narrow and spec.method.adapter.type == "none" and not divides(spec)
 
 
 def _loss_term(shape: ModelShape, spec: FineTuneJobSpec, batch: Batch, width: int, casts: int) -> Term:
@@ -112,13 +155,17 @@ def _loss_term(shape: ModelShape, spec: FineTuneJobSpec, batch: Batch, width: in
     tile = min(tokens, TILE_TOKENS) * TILE_VOCABULARY * width
     words = f"tiles of {TILE_TOKENS} tokens by {TILE_VOCABULARY:,} of the vocabulary, and gradients{copies}"
     if spec.method.adapter.type == "none":
-        # The head's weights of a tile in 16 bits; and the copies, which go with the forward pass, or the head's gradient after it.
-        tile += min(TILE_VOCABULARY, shape.vocabulary) * shape.hidden * width + max(casts, 4 * shape.vocabulary * shape.hidden)
+        if _casts_weights(spec):
+            tile += min(TILE_VOCABULARY, shape.vocabulary) * shape.hidden * width  # the head's, of a tile
+        tile += max(casts, 4 * shape.vocabulary * shape.hidden)  # copies go with the forward pass; after it comes the head's gradient
     return Term("loss", "moving", around + tile, words)
 
 
-def _saved_by_layer(shape: ModelShape, spec: FineTuneJobSpec, length: int, width: int) -> int:
-    """Return the bytes a token that autograd keeps for the backward pass of one layer."""
+def _saved_by_layer(shape: ModelShape, spec: FineTuneJobSpec, length: int, width: int, *, casting: bool) -> int:
+    """Return the bytes a token that autograd keeps for the backward pass of one layer.
+
+    :param casting: weights in 32 bits are multiplied as copies in 16.
+    """
     adapter = spec.method.adapter
     whole = adapter.type == "none"
     size = 2 * 4 * shape.hidden + 2 * 4  # both norms keep their input in 32 bits, and the root of each token
@@ -128,6 +175,9 @@ def _saved_by_layer(shape: ModelShape, spec: FineTuneJobSpec, length: int, width
         size += 4 * (shape.query + shape.key_value) + 4 * (shape.heads + shape.kv_heads)
     active = shape.experts_per_token or 1
     size += active * 3 * width * shape.intermediate  # gate, its activation, up
+    if whole and not casting:
+        size += 2 * width * shape.hidden  # both norms' results before their weights, for the weights' gradients
+        return size + width * (2 * shape.hidden + shape.intermediate)  # what is multiplied, one tensor for all that read it
     if whole:
         size += 2 * 4 * shape.hidden  # both norms' results before their weights, for the weights' gradients
         # each layer's own copy of its input in 16 bits, for its weights' gradients

@@ -1,6 +1,7 @@
 """The memory estimate: pure arithmetic on shapes and settings. `tests/trainer/test_estimate.py` holds it to the real libraries."""
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -212,7 +213,6 @@ def test_a_model_that_only_sounds_like_a_known_one_is_not_known(uri: str) -> Non
     [
         ({"method": {"objective": "distill", "distill": {"teacher": {"uri": "hf://a/b"}}}}, "the teacher's shape"),
         ({"method": {"adapter": {"targetParameters": "experts", "dropout": 0}}}, "targetParameters"),
-        ({"resources": {"gpus": 2}, "training": {"sharding": "full"}}, "training.sharding"),
         ({"training": {"activationOffloading": True}}, "training.activationOffloading"),
     ],
 )
@@ -274,3 +274,111 @@ def test_answers_of_a_whole_step_are_drawn_at_once() -> None:
     terms = estimate(method=method, training={"packing": False, "gradientAccumulationSteps": 16})
     assert terms["keys and values"] == 64 * 2048 * 32 * 2 * 1024 * 2
     assert "checkpointed activations" not in terms, "nothing of a step is there then"
+
+
+DIVIDED: dict[str, Any] = {"sharding": "full"}
+WHOLE: dict[str, Any] = {"adapter": {"type": "none"}, "quantization": {"type": "none"}}
+
+
+@pytest.mark.parametrize(("gpus", "nodes", "parts"), [(2, 1, 2), (4, 2, 8), (1, 3, 3)])
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_each_gpu_holds_its_part_of_a_divided_base_and_all_else(gpus: int, nodes: int, parts: int, quantization: str) -> None:
+    patch: dict[str, Any] = {"resources": {"gpus": gpus, "nodes": nodes}, "method": {"quantization": {"type": quantization}}}
+    whole, divided = estimate(**patch), estimate(**patch, training=DIVIDED)
+    base = [name for name in whole if name.startswith("base")]
+    assert len(base) == 2
+    for name in base:
+        assert divided[name] == -(-whole[name] // parts)
+    for name in ("quantisation constants", "adapter", "gradients", "optimizer", "checkpointed activations", "attention mask"):
+        assert divided.get(name) == whole.get(name)
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_full_fine_tuning_divides_weights_gradients_and_optimizer(checkpointing: bool) -> None:
+    training = {"optimizer": "adamw_torch", "gradientCheckpointing": checkpointing}
+    patch: dict[str, Any] = {"resources": {"gpus": 4}, "method": WHOLE}
+    whole, divided = estimate(**patch, training=training), estimate(**patch, training=training | DIVIDED)
+    for name in ("whole model", "gradients", "optimizer"):
+        assert divided[name] == whole[name] // 4
+    assert "weights in 16 bits" not in divided, "they are gathered in 16 bits: there is nothing to copy"
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_what_computes_is_gathered_whatever_the_number_of_gpus(quantization: str) -> None:
+    """Embedding and head of 8B in 16 bits are 2 GiB; two layers in 16 bits are 0.8."""
+
+    def gathered(gpus: int) -> int:
+        return estimate(resources={"gpus": gpus}, method={"quantization": {"type": quantization}}, training=DIVIDED)["gathered weights"]
+
+    assert gathered(2) == gathered(8)
+    layers = 2 * 2 * sum(inputs * outputs for inputs, outputs in LINEARS) // (4 if quantization == "nf4" else 1)
+    embeddings = 2 * 2 * 128256 * 4096
+    assert gathered(2) == pytest.approx(embeddings + layers, rel=0.01)
+
+
+def test_a_base_that_is_quantised_on_the_gpu_is_there_once_before_it_is_divided() -> None:
+    """However many GPUs divide it: none needs less than the base in 4 bits."""
+    shape = find_known_shape("hf://meta-llama/Llama-3.3-70B-Instruct")
+    assert shape is not None
+    patch: dict[str, Any] = {"resources": {"gpus": 8}, "training": {"perDeviceBatchSize": 1, "maxLength": 512}}
+    whole = compute_estimate(shape, spec(**patch))
+    divided = compute_estimate(shape, spec(**merge(patch, {"training": DIVIDED})))
+    base = sum(term.size_bytes for term in whole.terms if term.name in ("base in 4 bits", "quantisation constants", "base, not quantised"))
+    assert "loading" in {term.name for term in divided.terms}
+    assert base < divided.allocated_bytes < whole.allocated_bytes
+
+
+@pytest.mark.parametrize(
+    ("patch", "limit", "fields", "keeps"),
+    [
+        ({"method": {"quantization": {"type": "none"}}}, 16 * GIB, {"training.sharding": "full"}, True),
+        ({"method": WHOLE, "training": {"optimizer": "adamw_torch"}}, 80 * GIB, {"training.sharding": "full"}, True),
+        ({"method": WHOLE}, 60 * GIB, {"training.sharding": "full", "training.optimizer": "adamw_torch"}, False),
+        (
+            {"method": {"quantization": {"type": "none"}}},
+            12 * GIB,
+            {"training.sharding": "full", "training.perDeviceBatchSize": 2, "training.gradientAccumulationSteps": 8},
+            True,
+        ),
+    ],
+    ids=["16 bits", "full", "full with an optimizer that can't be divided", "with a smaller batch"],
+)
+def test_to_divide_the_model_is_offered_where_there_are_several_gpus(
+    patch: dict[str, Any], limit: int, fields: dict[str, Any], keeps: bool
+) -> None:
+    shape = read_shape(LLAMA_8B)
+    several = compute_changes_that_fit(shape, spec(**patch, resources={"gpus": 4}), limit)
+    assert [change.keeps_result for change in several if dict(change.fields) == fields] == [keeps]
+    alone = compute_changes_that_fit(shape, spec(**patch, resources={"gpus": 1}), limit)
+    assert not any("training.sharding" in dict(change.fields) for change in alone)
+
+
+@pytest.mark.parametrize("divided", [False, True], ids=["whole", "divided"])
+def test_every_peak_that_was_measured_is_met_within_the_budget(divided: bool) -> None:
+    """The table of docs/reference/estimate.md, from what was kept of its measurements. A slice is measured anew by tests/trainer."""
+    from benchmarks.estimate.grid import BUDGET, KEPT, MODELS, build_key, cells
+
+    kept = json.loads(KEPT.read_text())
+    chosen = [cell for cell in cells() if (cell[2].training.sharding == "full") is divided]
+    assert len(chosen) > 20
+    for name, what, cell in chosen:
+        shape = read_shape(MODELS[name])
+        estimated = compute_estimate(shape, cell, shape if cell.method.distill is not None else None).allocated_bytes
+        assert estimated / kept[build_key(name, what, cell)] == pytest.approx(1, abs=BUDGET), (name, what)
+
+
+def test_to_divide_the_model_is_not_offered_where_it_would_not_load() -> None:
+    """In 4 bits all of it is on the GPU once."""
+    shape = find_known_shape("hf://meta-llama/Llama-3.3-70B-Instruct")
+    assert shape is not None
+    changes = compute_changes_that_fit(shape, spec(resources={"gpus": 8}), 24 * GIB)
+    assert changes == []
+
+
+def test_no_more_is_changed_than_what_is_enough() -> None:
+    changes = compute_changes_that_fit(
+        read_shape(LLAMA_8B), spec(resources={"gpus": 4}, training={"gradientCheckpointing": False}), 24 * GIB
+    )
+    sets = [set(change.fields) for change in changes]
+    assert len(sets) > 1
+    assert not any(some < other for some in sets for other in sets)

@@ -28,6 +28,18 @@ def test_a_well_known_model_is_estimated_without_being_read() -> None:
     assert need.words.startswith(f"Needs about {need.size_bytes / 2**30:.1f} GiB of a GPU's memory, by estimate (base in 4 bits 31.")
 
 
+def test_of_a_divided_model_it_says_what_each_gpu_needs() -> None:
+    several: Manifest = {**KNOWN, "resources": {"gpus": 4, "nodes": 2}, "method": {"quantization": {"type": "none"}}}
+    whole, divided = compute_need(build_spec(several), None), compute_need(build_spec({**several, "training": {"sharding": "full"}}), None)
+    assert whole is not None
+    assert divided is not None
+    assert " of a GPU's memory, by estimate (base 127" in whole.words
+    assert " of each of 8 GPUs' memory, by estimate (base 15.9 GiB, " in divided.words
+    assert divided.size_bytes < whole.size_bytes / 3
+    h100 = LargestGpu(80 * 2**30, "nvidia.com/gpu of the cluster (NVIDIA-H100)")
+    assert "It would fit with training.sharding: full" in describe_shortage(build_spec(several), h100)
+
+
 def test_of_any_other_model_the_trainer_tells_after_its_first_attempt() -> None:
     assert compute_need(build_spec(UNKNOWN), None) is None
     assert compute_need(build_spec(UNKNOWN), Metrics()) is None

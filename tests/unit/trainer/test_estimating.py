@@ -48,6 +48,15 @@ def test_the_estimate_is_that_of_the_specification(base: Path) -> None:
     assert (estimate_memory(_config(TEACHER), GPU, base, base) or 0) > (estimate_memory(_config(), GPU, base, None) or 0)
 
 
+def test_of_a_divided_model_it_is_that_of_one_gpu_of_all(base: Path) -> None:
+    from finetune_api.estimate import compute_estimate, read_shape
+
+    divided: Manifest = {"resources": {"gpus": 4, "nodes": 2}, "training": {"sharding": "full"}}
+    expected = compute_estimate(read_shape(LLAMA_8B), build_spec(divided)).total_bytes
+    assert estimate_memory(_config(divided), GPU, base, None) == expected
+    assert expected < (estimate_memory(_config(), GPU, base, None) or 0)
+
+
 def test_a_gpu_that_has_less_is_warned_of_with_what_would_fit(base: Path, has: dict[str, int], caplog: pytest.LogCaptureFixture) -> None:
     has["bytes"] = 9 * 2**30
     with caplog.at_level(logging.INFO):

@@ -32,7 +32,7 @@ def build_mesh(device: Device) -> DeviceMesh:
 
 def divide_model(
     model: Any,  # noqa: ANN401
-    base: Iterable[nn.Parameter],
+    base: list[nn.Parameter],
     device: Device,
     mesh: DeviceMesh,
     compute_dtype: ComputeDtype,
@@ -42,12 +42,14 @@ def divide_model(
     Nothing is exchanged yet.
 
     :param model: what a step calls: a PEFT model, or the plain one.
-    :param base: the parameters to divide: those of the base model. All others stay whole.
+    :param base: the parameters to divide: those of the base model. All others stay whole. The list is emptied: whoever held it would hold
+        the whole model on the device until the end.
     :raises ConfigInvalid: its decoder layers can't be told.
     """
     layers = find_layers(model)
     divided = {id(parameter) for parameter in base}
     whole = [parameter for parameter in model.parameters() if id(parameter) not in divided]
+    base.clear()
     target = torch.device(device.kind, device.index) if device.kind == "cuda" else torch.device("cpu")
     for parameter in whole:
         parameter.data = parameter.data.to(target)

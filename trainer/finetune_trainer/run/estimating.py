@@ -32,7 +32,7 @@ def estimate_memory(config: TrainerConfig, device: Device, base: Path, teacher: 
         training=config.training,
         evaluation=config.evaluation,
         output=config.output,
-        resources=ResourcesSpec(),
+        resources=ResourcesSpec(gpus=config.group.processes, nodes=config.group.nodes) if config.group is not None else ResourcesSpec(),
     )
     try:
         shape, taught = _read(base), _read(teacher) if teacher is not None else None
