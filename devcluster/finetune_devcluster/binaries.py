@@ -21,6 +21,7 @@ from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.files import hold_lock
 from finetune_devcluster.go_toolchain import ensure_go
 from finetune_devcluster.paths import SOURCE_ROOT, compute_cache_root
+from finetune_devcluster.room import describe_full_disk
 
 KUBERNETES_VERSION = "v1.35.4"
 
@@ -176,7 +177,7 @@ def _build(go: str, module: GoModule, names: list[str], target: Path, position: 
                 process.kill()
                 raise
         if code != 0:
-            raise DevClusterError(f"{label}: go build failed (exit {code}):\n" + "\n".join(lines[-25:]))
+            raise DevClusterError(f"{label}: go build failed (exit {code}):\n" + "\n".join(lines[-25:]) + describe_full_disk(lines, target))
         for name in names:
             # Of several programs Go names each after the last part of its package.
             made = PurePosixPath(module.packages[name]).name if len(names) > 1 else name

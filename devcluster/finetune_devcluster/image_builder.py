@@ -25,6 +25,7 @@ from finetune_devcluster.cluster import Cluster
 from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.files import hold_lock
 from finetune_devcluster.paths import REPOSITORY_ROOT, compute_cache_root
+from finetune_devcluster.room import require_room
 
 TARGETS = ("operator", "trainer")
 
@@ -47,6 +48,8 @@ _LOCK_TIMEOUT = 3600.0
 _KEPT_LAYOUTS = 2
 _STORAGE_LIMIT = 10 << 30
 """Bytes of buildah's storage above which older images go: one generation of dependencies fits."""
+_FIRST_BUILD = 23 << 30
+"""Bytes that the first build takes while the trainer's largest layer is written: it is there three times then. Measured: 22 GiB."""
 _PASSED_ON = (
     "UV_DEFAULT_INDEX",
     "UV_INDEX",
@@ -103,8 +106,19 @@ def ensure_images(targets: Iterable[str] = TARGETS, root: Path = REPOSITORY_ROOT
     found = {target: _find(root, target) for target in wanted}
     if all(image for image in found.values()):
         return {target: image for target, image in found.items() if image}
+    require_room_for_images()
     with hold_lock(_folder() / ".lock", _LOCK_TIMEOUT, "building images"):
         return {target: _find(root, target) or _build(root, target) for target in wanted}
+
+
+def require_room_for_images() -> None:
+    """Fail where the images were never built, and the disk has not the room for that.
+
+    Raises:
+        DevClusterError: the message says how much is missing, and what to do.
+    """
+    if not any((_folder() / "layouts").glob("finetune-trainer-*")):
+        require_room(_folder(), _FIRST_BUILD, "the first build of the images")
 
 
 def load_images(cluster: Cluster, targets: Iterable[str] = TARGETS, root: Path = REPOSITORY_ROOT) -> dict[str, str]:

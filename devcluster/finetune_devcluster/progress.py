@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_devcluster.errors import DevClusterError
+from finetune_devcluster.room import describe_full_disk
 
 _TIMEOUT = 3600.0
 _FIRST_REPORT = 2.0
@@ -63,7 +64,7 @@ def run_shown(words: Sequence[str], name: str, temporary: Path) -> None:
             process.terminate()
             process.wait(timeout=60)
     if code != 0:
-        raise DevClusterError(f"{name}: {Path(words[0]).name} ended with {code}:\n" + "\n".join(tail))
+        raise DevClusterError(f"{name}: {Path(words[0]).name} ended with {code}:\n" + "\n".join(tail) + describe_full_disk(tail, temporary))
 
 
 def _read_lines(process: subprocess.Popen[str], lines: "queue.Queue[str | None]") -> None:

@@ -12,8 +12,8 @@ from typing import Protocol
 from demo_steps import DemoFailed, run, say
 
 from finetune_devcluster.binaries import ensure_binaries
-from finetune_devcluster.cluster import Cluster
-from finetune_devcluster.image_builder import load_images
+from finetune_devcluster.cluster import Cluster, choose_mode
+from finetune_devcluster.image_builder import load_images, require_room_for_images
 
 OPERATOR = "operator"
 TRAINER = "trainer"
@@ -127,8 +127,11 @@ class DevelopmentCluster(Commands):
 
     def start(self) -> None:
         """Build what is missing and start the cluster."""
+        mode = choose_mode(self._mode)  # type: ignore[arg-type]
+        if mode == "node":
+            require_room_for_images()  # before the minutes that the programs take
         programs = ensure_binaries(["kubectl", "helm"])
-        self._cluster = Cluster.up(self._name, mode=self._mode, gpus=self._gpus)  # type: ignore[arg-type]
+        self._cluster = Cluster.up(self._name, mode=mode, gpus=self._gpus)
         self._programs = {name: str(path) for name, path in programs.items()}
         self._env = {"KUBECONFIG": str(self.cluster.kubeconfig)}
         say(f"Kubernetes at {self.cluster.server} ({self.cluster.mode}); S3 at {self.store.endpoint}")
