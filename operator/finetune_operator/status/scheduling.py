@@ -11,6 +11,8 @@ _HINTS: Final = re.compile(r" ?(?:no new claims to deallocate\b|preemption: |Pod
 _NODES: Final = re.compile(r"\d+/\d+ nodes are (?:un)?available: .*", re.DOTALL)
 _INCOMPLETE: Final = re.compile(r"cannot find enough sibling pods|due to gated pods")
 """What coscheduling says until all pods of a group exist. It names the pod, and counts: another message at each look."""
+_NOT_LET_IN: Final = re.compile(r"pod group is not ready(?!.*Origin reason)", re.DOTALL)
+"""What Volcano says of a group that it has not even tried to place: it counts the pods, and says why in an Event of the PodGroup alone."""
 _BY_THE_GROUP: Final = re.compile(
     r"rejection in (?:PostFilter|Unreserve)|failed recently|due to timeout after waiting|minAvailable is satisfied"
 )
@@ -32,13 +34,20 @@ def describe_group(pods: Sequence[Object], size: int, gang: str) -> str | None:
     said = [(words, pod) for pod in pods if (words := _read(pod)) is not None and not _INCOMPLETE.search(words)]
     if not said:
         return None
-    messages = sorted({found[0] if (found := _NODES.search(words)) else words for words, _ in said})
+    messages = sorted({_shorten(words) for words, _ in said})
     # A message of a pod that stands back for the others has nothing that anybody could act on.
     reasons = [words for words in messages if not _BY_THE_GROUP.search(words)] or messages
     return (
         f"The run's {size} pods get nodes all together, by {gang}, and there is no room for all of them now: {reasons[0]}. "
         f"Each asks for {_describe_request(said[0][1])}."
     )
+
+
+def _shorten(words: str) -> str:
+    if _NOT_LET_IN.search(words):
+        return "it has not let the group in; so much is not free, or its queue may not have it (Events of the Job's PodGroup say which)"
+    found = _NODES.search(words)
+    return found[0] if found else words
 
 
 def _read(pod: Object) -> str | None:

@@ -78,13 +78,19 @@ def test_of_two_groups_that_do_not_fit_together_one_runs_whole_and_then_the_othe
 
 
 def test_what_a_group_waits_for_is_said_in_words(engine: Engine, pool: Pool, new_run: NewRun) -> None:
+    """There are GPUs enough, but on one node too few of them beside one another."""
     pool.add(gpus=2)
     single, run = new_run("single"), new_run("run")
     single.apply()
     single.wait_phase("Running", SECONDS)
-    run.apply(_group(engine))
-    run.wait_reason(Reason.UNSCHEDULABLE, seconds=SECONDS)
-    wait_until(lambda: "nvidia.com/gpu" in run.condition()["message"].partition("asks")[0], "what is missing", SECONDS, run.explain)
+    pool.add(gpus=3)
+    run.apply(_group(engine, resources={"gpus": 2}))
+    wait_until(lambda: "Insufficient nvidia.com/gpu" in run.condition().get("message", ""), "what is missing", SECONDS, run.explain)
+    said = run.condition()
+    assert said["reason"] == Reason.UNSCHEDULABLE
+    assert said["message"].startswith(f"The run's 2 pods get nodes all together, by {engine.scheduler.gang}")
+    assert all(pod["metadata"]["name"] not in said["message"] for pod in run.pods()), "the same words whichever pod it was said of"
+    assert _placed(run) == []
     single.end_pod(0, build_summary())
     _finish(run, wait_group(run, set(), SECONDS))
 

@@ -42,6 +42,24 @@ def test_nothing_is_said_of_a_group_that_no_scheduler_has_looked_at() -> None:
     assert describe_pod(_pod("a", None)) is None
 
 
+def test_a_group_that_volcano_has_not_tried_to_place_says_what_that_means() -> None:
+    words = "pod group is not ready, 2 Pending, 2 minAvailable; Pending: 2 Unschedulable"
+    said = describe_group([_pod("a", words), _pod("b", words)], 2, "volcano")
+    assert said is not None
+    assert "it has not let the group in; so much is not free, or its queue may not have it" in said
+
+
+def test_what_volcano_says_of_one_pod_of_many_is_said_of_the_group() -> None:
+    words = (
+        "pod group is not ready, 2 Pending, 2 minAvailable; Pending: 1 Schedulable, 1 Unschedulable. Origin reason is run-0-1-x7x4q: "
+        "0/2 nodes are unavailable: 2 Insufficient nvidia.com/gpu."
+    )
+    fits = "Pod team-a/run-0-0-abcde can possibly be assigned to node-1, once minAvailable is satisfied"
+    for messages in ((words, fits), (fits, words)):
+        said = describe_group([_pod(name, message) for name, message in zip("ab", messages, strict=True)], 2, "volcano") or ""
+        assert ": 0/2 nodes are unavailable: 2 Insufficient nvidia.com/gpu. Each asks for" in said
+
+
 @pytest.mark.parametrize(
     "message",
     [
