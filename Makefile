@@ -99,6 +99,10 @@ soak: setup binaries operator-environment ## An hour of churn under random fault
 bench-trainer: setup ## The trainer beside TRL and PEFT alone and LLaMA-Factory, in turns: docs/reference/speed.md
 	$(PYTHON) -m benchmarks.trainer $(BENCH_FLAGS)
 
+.PHONY: bench-startup
+bench-startup: setup ## What a run does before its first step is done, phase by phase: docs/reference/speed.md
+	$(PYTHON) -m benchmarks.trainer.startup $(BENCH_FLAGS)
+
 .PHONY: bench-page
 bench-page: setup ## Write docs/reference/scale.md from the kept figures
 	$(PYTHON) benchmarks/operator/page.py

@@ -74,7 +74,7 @@ class ExampleTokenizer:
             if self._plain_instruction:
                 batch = [build_plain_instruction(row) for row in batch]
             if self.conversational:
-                yield from (self._tokenise_conversation(row) for row in batch)
+                yield from self._tokenise_conversations(batch)
             else:
                 yield from self._tokenise_texts(batch)
 
@@ -96,22 +96,38 @@ class ExampleTokenizer:
         begin = _common_prefix(prompt, ids) if self._completion_only else 0
         return Tokenised(ids, [IGNORED] * begin + ids[begin:])
 
-    def _tokenise_conversation(self, row: Row) -> Tokenised:
-        if "prompt" in row:
-            prompt = self._apply(row["prompt"], add_generation_prompt=True)["input_ids"]
-            return self._mask_prompt(list(prompt), list(self._apply(row["prompt"] + row["completion"])["input_ids"]))
-        messages = row["messages"]
+    def _tokenise_conversations(self, batch: Sequence[Row]) -> Iterator[Tokenised]:
+        if "prompt" in batch[0]:
+            prompts = self._ids_of([row["prompt"] for row in batch], add_generation_prompt=True)
+            for prompt, ids in zip(prompts, self._ids_of([row["prompt"] + row["completion"] for row in batch]), strict=True):
+                yield self._mask_prompt(prompt, ids)
+            return
+        conversations = [row["messages"] for row in batch]
         if not self._completion_only:
-            ids = list(self._apply(messages)["input_ids"])
-            return Tokenised(ids, list(ids))
+            for ids in self._ids_of(conversations):
+                yield Tokenised(ids, list(ids))
+            return
         if self._by_prefix:
-            return self._mask_by_prefix(messages)
-        encoded = self._apply(messages, return_assistant_tokens_mask=True)
-        pairs = zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
-        return Tokenised(list(encoded["input_ids"]), [token if learnt else IGNORED for token, learnt in pairs])
+            yield from self._mask_by_prefix(conversations)
+            return
+        encoded = self._apply(conversations, return_assistant_tokens_mask=True)
+        for ids, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True):
+            yield Tokenised(list(ids), [token if learnt else IGNORED for token, learnt in zip(ids, mask, strict=True)])
 
-    def _apply(self, messages: list[dict[str, str]], **options: Any) -> Any:  # noqa: ANN401
-        return self._render(messages, tokenize=True, return_dict=True, **options)
+    def _ids_of(self, conversations: list[list[dict[str, str]]], **options: Any) -> list[list[int]]:  # noqa: ANN401
+        return [list(ids) for ids in self._apply(conversations, **options)["input_ids"]]
+
+    def _apply(self, conversations: list[list[dict[str, str]]], **options: Any) -> Any:  # noqa: ANN401
+        from jinja2 import TemplateError  # noqa: PLC0415  comes with transformers, which the caller has loaded
+
+        try:  # all at once: transformers asks the tokenizer once then, which takes all processors for it
+            return self._tokenizer.apply_chat_template(
+                conversations, chat_template=self._template, tokenize=True, return_dict=True, **options
+            )
+        except TemplateError:
+            for messages in conversations:  # which one it is
+                self._render(messages, tokenize=False, add_generation_prompt=options.get("add_generation_prompt", False))
+            raise
 
     def _render(self, messages: list[dict[str, str]], **options: Any) -> Any:  # noqa: ANN401
         from jinja2 import TemplateError  # noqa: PLC0415  comes with transformers, which the caller has loaded
@@ -125,8 +141,19 @@ class ExampleTokenizer:
                 f"the model's chat template refuses a conversation ({roles}; it begins {opening[:60]!r}): {error}. Mend the conversation"
             ) from None
 
-    def _mask_by_prefix(self, messages: list[dict[str, str]]) -> Tokenised:
+    def _mask_by_prefix(self, conversations: list[list[dict[str, str]]]) -> Iterator[Tokenised]:
         """Find the assistant's turns by rendering the conversation up to each of them: for templates without generation markers."""
+        texts, all_spans = zip(*map(self._find_spans, conversations), strict=True)
+        encoded = self._tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+        for ids, offsets, spans in zip(encoded["input_ids"], encoded["offset_mapping"], all_spans, strict=True):
+            labels = [
+                token if any(begin <= first and last <= end and last > first for begin, end in spans) else IGNORED
+                for token, (first, last) in zip(ids, offsets, strict=True)
+            ]
+            yield Tokenised(list(ids), labels)
+
+    def _find_spans(self, messages: list[dict[str, str]]) -> tuple[str, list[tuple[int, int]]]:
+        """Return a conversation as text, and where in it the assistant's turns begin and end."""
         text: str = self._render(messages, tokenize=False)
         spans: list[tuple[int, int]] = []
         for number, message in enumerate(messages):
@@ -141,12 +168,7 @@ class ExampleTokenizer:
                     "template"
                 )
             spans.append((len(before), len(until)))
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        labels = [
-            token if any(begin <= first and last <= end and last > first for begin, end in spans) else IGNORED
-            for token, (first, last) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        ]
-        return Tokenised(list(encoded["input_ids"]), labels)
+        return text, spans
 
     def _settle_without_template(self, format_: str) -> None:
         vocabulary = self._tokenizer.get_vocab()
