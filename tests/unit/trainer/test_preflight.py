@@ -160,7 +160,7 @@ class TestPrepare:
     def test_of_many_conversations_the_one_that_is_refused_is_named(self, loss_on: str) -> None:
         strict = "{% if messages|length > 2 %}{{ raise_exception('too many turns') }}{% endif %}" + TEMPLATE_WITH_MARKERS
         long = {"messages": [{"role": "user", "content": "Once more"}, *CHAT["messages"][1:], *CHAT["messages"]]}
-        with pytest.raises(DataInvalid, match="it begins 'Once more'.*too many turns"):
+        with pytest.raises(DataInvalid, match=r"it begins 'Once more'.*too many turns"):
             prepare([CHAT, CHAT, long, CHAT], "messages", build_tokenizer(strict), loss_on=loss_on)
 
     def test_template_that_rewrites_earlier_turns_is_refused(self) -> None:
