@@ -165,7 +165,7 @@ class AuditLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = path.stat().st_size
+        self._offset = path.read_bytes().rfind(b"\n") + 1  # the last line may be half written
         self.writes: list[Write] = []
 
     def read(self) -> list[Write]:

@@ -166,6 +166,8 @@ def _count_waiting(observation: Observation, account: Account, phase: Phase, now
         ended = account.pod.end_time if account.pod is not None else None
         began = observation.created if previous.phase is None else ended if previous.phase is not Phase.SUSPENDED else None
         return since or began or now, seconds
+    unseen = since is None and previous.phase is None  # what it waited before its first status counts, too
+    since = observation.created if unseen else since
     if since is None:
         return None, seconds
     placed = [
@@ -173,6 +175,8 @@ def _count_waiting(observation: Observation, account: Account, phase: Phase, now
         for pod in observation.pods
         if (time := parse_time((condition_of(pod, "PodScheduled") or {}).get("lastTransitionTime"))) is not None and since <= time <= now
     ]
+    if unseen and not placed:
+        return None, seconds  # suspended, say: it waited for nobody
     return None, seconds + max(0, round(((placed[-1] if placed else now) - since).total_seconds()))
 
 

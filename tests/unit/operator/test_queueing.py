@@ -174,6 +174,18 @@ def test_waiting_and_running_are_counted_apart() -> None:
     assert (runs.phase, runs.queued_since, runs.queued_seconds, runs.running_seconds) == (Phase.RUNNING, None, 100, 0)
 
 
+def test_what_was_waited_before_the_first_status_is_counted_too() -> None:
+    placed = condition("PodScheduled") | {"lastTransitionTime": format_time(at(100))}
+    pod = build_pod(phase="Running", state=running(at(110)), created=at(1), conditions=[placed])
+    runs = _status(build_workload(RESERVED), job=GOES, seconds=111, pods=[pod])
+    assert (runs.phase, runs.queued_since, runs.queued_seconds) == (Phase.RUNNING, None, 100)
+
+
+def test_a_run_that_was_suspended_when_it_was_first_seen_has_not_waited() -> None:
+    status = compute_status(observe(build_finetunejob({"suspend": True})), at(86_400))
+    assert (status.phase, status.queued_since, status.queued_seconds) == (Phase.SUSPENDED, None, 0)
+
+
 @dataclass(frozen=True)
 class Policy:
     """A situation in a queue and what is to be done in it."""
