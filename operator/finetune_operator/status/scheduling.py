@@ -38,7 +38,7 @@ def describe_group(pods: Sequence[Object], size: int, gang: str) -> str | None:
     # A message of a pod that stands back for the others has nothing that anybody could act on.
     reasons = [words for words in messages if not _BY_THE_GROUP.search(words)] or messages
     return (
-        f"The run's {size} pods get nodes all together, by {gang}, and there is no room for all of them now: {reasons[0]}. "
+        f"The run's {size} pods get nodes all together, by {gang}, and can't now: {reasons[0]}. "
         f"Each asks for {_describe_request(said[0][1])}."
     )
 
@@ -46,6 +46,8 @@ def describe_group(pods: Sequence[Object], size: int, gang: str) -> str | None:
 def _shorten(words: str) -> str:
     if _NOT_LET_IN.search(words):
         return "it has not let the group in; so much is not free, or its queue may not have it (Events of the Job's PodGroup say which)"
+    if "PodGroup not found" in words:
+        return "their PodGroup is gone (delete the run's Job, and both are made anew)"
     found = _NODES.search(words)
     return found[0] if found else words
 

@@ -95,6 +95,23 @@ def test_what_a_group_waits_for_is_said_in_words(engine: Engine, pool: Pool, new
     _finish(run, wait_group(run, set(), SECONDS))
 
 
+def test_a_group_that_waits_without_its_pod_group_has_it_again_with_a_new_job(engine: Engine, pool: Pool, new_run: NewRun) -> None:
+    pool.add(gpus=1)
+    run = new_run("run")
+    run.apply(_group(engine))
+    before = wait_until(lambda: _refused(run), "the scheduler has looked at both pods", SECONDS, run.explain)
+    groups = f"/apis/{engine.scheduler.group_resource}/namespaces/{run.namespace}/podgroups"
+    (group,) = run.client.request("GET", groups)["items"]
+    assert group["spec"]["minMember"] == 2
+    run.client.request("DELETE", f"{groups}/{group['metadata']['name']}")
+    (job,) = run.jobs()
+    run.client.request("DELETE", f"/apis/batch/v1/namespaces/{run.namespace}/jobs/{job['metadata']['name']}?propagationPolicy=Background")
+    pool.add(gpus=1)
+    _finish(run, wait_group(run, {pod["metadata"]["name"] for pod in before}, SECONDS))
+    run.delete()
+    wait_until(lambda: run.client.request("GET", groups)["items"] == [], "the PodGroup has gone with its run", SECONDS)
+
+
 def test_a_group_that_loses_a_pod_to_a_higher_priority_waits_whole_and_goes_on(engine: Engine, pool: Pool, new_run: NewRun) -> None:
     priority = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "urgent"}, "value": 1000}
     engine.cluster.client.apply("/apis/scheduling.k8s.io/v1/priorityclasses/urgent", priority)

@@ -32,9 +32,14 @@ COSCHEDULING = (
 def test_what_is_missing_is_said_whichever_pod_it_was_said_of(order: tuple[str, ...]) -> None:
     pods = [_pod(name, message) for name, message in zip("ab", order, strict=True)]
     assert describe_group(pods, 2, "coscheduling") == (
-        "The run's 2 pods get nodes all together, by coscheduling, and there is no room for all of them now: 0/2 nodes are available: "
-        "2 Insufficient nvidia.com/gpu. Each asks for cpu 2, nvidia.com/gpu 1."
+        "The run's 2 pods get nodes all together, by coscheduling, and can't now: 0/2 nodes are available: 2 Insufficient nvidia.com/gpu. "
+        "Each asks for cpu 2, nvidia.com/gpu 1."
     )
+
+
+def test_a_group_whose_pod_group_was_deleted_says_how_to_have_it_again() -> None:
+    said = describe_group([_pod("a", "0/1 nodes are available: 1 PodGroup not found."), _pod("b", COSCHEDULING[0])], 2, "coscheduling")
+    assert "their PodGroup is gone (delete the run's Job, and both are made anew)" in (said or "")
 
 
 def test_nothing_is_said_of_a_group_that_no_scheduler_has_looked_at() -> None:
