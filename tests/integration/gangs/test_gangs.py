@@ -20,6 +20,12 @@ pytestmark = [
 ]
 
 SECONDS = 120.0
+STOPPED = build_summary("interrupted", Reason.INTERRUPTED, checkpoint_step=4)
+
+
+def _make_urgent(engine: Engine) -> None:
+    priority = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "urgent"}, "value": 1000}
+    engine.cluster.client.apply("/apis/scheduling.k8s.io/v1/priorityclasses/urgent", priority)
 
 
 def _group(engine: Engine, **more: object) -> dict[str, object]:
@@ -113,12 +119,10 @@ def test_a_group_that_waits_without_its_pod_group_has_it_again_with_a_new_job(en
 
 
 def test_a_group_that_loses_a_pod_to_a_higher_priority_waits_whole_and_goes_on(engine: Engine, pool: Pool, new_run: NewRun) -> None:
-    priority = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "urgent"}, "value": 1000}
-    engine.cluster.client.apply("/apis/scheduling.k8s.io/v1/priorityclasses/urgent", priority)
+    _make_urgent(engine)
     pool.add(gpus=2)
     low, high = new_run("low"), new_run("high")
-    stopped = build_summary("interrupted", Reason.INTERRUPTED, checkpoint_step=4)
-    low.apply(_group(engine, backoffLimit=0), Script(interrupted=stopped))
+    low.apply(_group(engine, backoffLimit=0), Script(interrupted=STOPPED))
     first = wait_group(low, set(), SECONDS)
     high.apply({"resources": {"gpus": 1}, "scheduling": {"priorityClassName": "urgent"}})
     high.wait_phase("Running", SECONDS)
@@ -127,6 +131,24 @@ def test_a_group_that_loses_a_pod_to_a_higher_priority_waits_whole_and_goes_on(e
     wait_until(lambda: _refused(low), "the group waits anew", SECONDS, low.explain)
     assert _placed(low) == []
     high.end_pod(0, build_summary())
+    _finish(low, wait_group(low, names(first), SECONDS))
+    status = low.status
+    assert (status["interruptions"], status.get("failures", 0)) == (1, 0)
+
+
+def test_a_group_gives_way_to_one_of_higher_priority_and_goes_on_after_it(engine: Engine, pool: Pool, new_run: NewRun) -> None:
+    if engine.scheduler.gang == "volcano":
+        pytest.skip("preempts for nobody as it comes: its actions have no preempt")
+    _make_urgent(engine)
+    pool.add(gpus=2)
+    low, high = new_run("low"), new_run("high")
+    low.apply(_group(engine, backoffLimit=0), Script(interrupted=STOPPED))
+    first = wait_group(low, set(), SECONDS)
+    high.apply(_group(engine, scheduling={"priorityClassName": "urgent"}))
+    group = wait_group(high, set(), SECONDS)
+    wait_until(lambda: _refused(low), "the other group waits anew", SECONDS, low.explain)
+    assert _placed(low) == []
+    _finish(high, group)
     _finish(low, wait_group(low, names(first), SECONDS))
     status = low.status
     assert (status["interruptions"], status.get("failures", 0)) == (1, 0)
