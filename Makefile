@@ -20,8 +20,8 @@ demo: setup ## The whole way on a real cluster. CLUSTER=current: the kubeconfig'
 	  $(if $(KEEP),--keep) $(DEMO_FLAGS)
 
 .PHONY: demo-down
-demo-down: setup ## Remove what `make demo KEEP=1` left
-	$(PYTHON) examples/quickstart/demo.py --down
+demo-down: setup ## Remove what `make demo KEEP=1` left. CLUSTER=current: from the kubeconfig's own
+	$(PYTHON) examples/quickstart/demo.py --down $(if $(CLUSTER),--cluster $(CLUSTER))
 
 .PHONY: test
 test: setup lint docs unit operator-alone packages integration faults trainer e2e ## Every check and test, the fast ones first

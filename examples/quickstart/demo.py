@@ -177,7 +177,7 @@ class Demo:
             self._target.stop()
             return
         if self._keep:
-            print(f"\nKept: namespace {NAMESPACE}, release {RELEASE}. Remove them by the same command with --down.", flush=True)
+            self._say_how_to_go_on()
             return
         try:
             with self._steps.step("Cleaning up"):
@@ -186,6 +186,16 @@ class Demo:
             print(f"cleaning up: {error}", file=sys.stderr)
             if self._succeeded:
                 raise
+
+    def _say_how_to_go_on(self) -> None:
+        command = "make demo-down" if self._target.is_own else "make demo-down CLUSTER=current"
+        print(f"\nKept: namespace {NAMESPACE}, release {RELEASE}. `{command}` removes them.", flush=True)
+        if self._target.is_own:
+            program, environment = self._target.kubectl_words()
+            folders = f"{Path(sys.prefix, 'bin')}:{Path(program[0]).parent}"
+            print("For a shell of yours, with kubectl and this checkout's finetune:", flush=True)
+            print(f"    export KUBECONFIG={environment['KUBECONFIG']} PATH={folders}:$PATH", flush=True)
+            print(f"    kubectl --namespace {NAMESPACE} get ftj", flush=True)
 
 
 def remove_all(target: Target, *, check: bool) -> None:

@@ -61,6 +61,8 @@ def test_artifact_has_a_manifest_and_checkpoints_are_gone(uninterrupted: Finishe
     settings = json.loads((uninterrupted.adapter / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == f"file://{workspace}/model"
     assert str(workspace / "work") not in json.dumps(settings)
+    assert settings["target_modules"] == sorted(settings["target_modules"])  # PEFT's order is another one in each process
+    assert len(settings["target_modules"]) > 2
     assert manifest.config["method"]["adapter"]["r"] == 8
     assert {path.name for path in uninterrupted.output.iterdir()} == {"adapter"}
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 from peft import get_peft_model_state_dict
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -215,6 +215,7 @@ class AdaptedModel:
             plain = copy.copy(config)
             plain.init_lora_weights, plain.eva_config, plain.inference_mode = True, None, True
             plain.save_pretrained(str(folder))
+        _order_config(folder / CONFIG_NAME)
 
     def _publish_model(self, folder: Path) -> None:
         """Write the whole model in 16 bits; it is trained in 32."""
@@ -227,6 +228,15 @@ class AdaptedModel:
         file = folder / "config.json"
         written = json.loads(file.read_text(encoding="utf-8")) | {"dtype": "bfloat16", "use_cache": True}
         file.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _order_config(file: Path) -> None:
+    """Put what PEFT holds in sets into an order: they have another one in each process, and the same adapter would have another digest."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for name in ("target_modules", "exclude_modules", "modules_to_save"):
+        if isinstance(config.get(name), list):
+            config[name].sort()
+    file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _halve(tensor: torch.Tensor) -> torch.Tensor:
