@@ -28,6 +28,7 @@ KEPT = ROOT / "benchmarks" / "results" / "startup.json"
 PHASES = ("libraries and files", "data read, tokenised, checked", "model", "trainer, packing", "first step")
 """What ends at each mark; the first begins with the process."""
 LIMIT_SECONDS = 1800.0
+_WARM_UP_ROWS = 64
 _PACKAGES = ("torch", "transformers", "trl", "datasets", "tokenizers")
 
 
@@ -62,7 +63,7 @@ def run_measured(folder: Path, result: Path) -> None:
         if len(marks) == len(PHASES) - 1:
             _call_after_first_step(mark)
 
-    Run._log_time = note  # type: ignore[method-assign]
+    Run._log_time = note
     config = {
         "job": {"namespace": "benchmark", "name": "startup", "uid": "uid-startup"},
         "model": {"uri": f"file://{folder}/model"},
@@ -113,7 +114,7 @@ def measure_once(tree: Path, folder: Path) -> list[tuple[float, float]]:
     return [(after[0] - before[0], after[1] - before[1]) for before, after in itertools.pairwise(marks)]
 
 
-def build_result(trees: dict[str, list[list[tuple[float, float]]]], rows: int, words: str) -> dict[str, Any]:
+def build_result(trees: dict[str, list[list[tuple[float, float]]]], words: str) -> dict[str, Any]:
     """Return the table that the page of figures shows: medians, with the least and the most of CPU seconds."""
     columns, table = [], {name: list[float]() for name in (*PHASES, "in all")}
     for label, rounds in trees.items():
@@ -121,7 +122,7 @@ def build_result(trees: dict[str, list[list[tuple[float, float]]]], rows: int, w
         for number, name in enumerate(table):
             values = [sum(phase[1] for phase in each) if name == "in all" else each[number][1] for each in rounds]
             table[name] += [statistics.median(values), min(values), max(values)]
-    return {"rows": table, "columns": columns, "words": words, "examples": rows}
+    return {"rows": table, "columns": columns, "words": words}
 
 
 def main() -> None:
@@ -132,37 +133,43 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--against", type=Path, help="another checkout, whose trainer runs in turns with this one's")
+    parser.add_argument("--label", default="before", help="what is special of that checkout")
     parser.add_argument("--write", action="store_true", help="keep the figures for docs/reference/speed.md")
     options = parser.parse_args()
     from tests.support.tiny_model import TEMPLATE_WITH_MARKERS, build_model, build_tokenizer, save_tokenizer  # noqa: PLC0415  loads torch
 
-    trees = {**({"before": options.against.resolve()} if options.against else {}), "now": ROOT}
+    trees = {**({options.label: options.against.resolve()} if options.against else {}), "now": ROOT}
     seen: dict[str, list[list[tuple[float, float]]]] = {label: [] for label in trees}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_tokenizer(folder / "model")
         build_model(len(build_tokenizer(TEMPLATE_WITH_MARKERS))).save_pretrained(folder / "model")
-        write_rows(folder / "train.jsonl", options.rows)
+        write_rows(folder / "train.jsonl", _WARM_UP_ROWS)
         for tree in trees.values():
             measure_once(tree, folder)  # compiles the modules, and fills the system's caches
-        for _ in range(options.rounds):
+        write_rows(folder / "train.jsonl", options.rows)
+        for number in range(1, options.rounds + 1):
             for label, tree in trees.items():
                 phases = measure_once(tree, folder)
                 seen[label].append(phases)
                 told = "; ".join(f"{what} {cpu:.1f} ({wall:.1f})" for what, (wall, cpu) in zip(PHASES, phases, strict=True))
                 sys.stdout.write(f"{label}: CPU seconds (and wall): {told}\n")
                 sys.stdout.flush()
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in _PACKAGES)
-    words = (
-        f"`make bench-startup`: a run of {options.rows:,} conversations of two exchanges on a tiny model, without a GPU, to the end of "
-        f"its first step; median CPU seconds of all threads over {options.rounds} rounds in turns, with the least and the most. The first "
-        f"phase is importing the libraries, while files come in. {datetime.now(UTC):%Y-%m-%d}; {os.cpu_count()} processors "
-        f"({platform.machine()}), Python {platform.python_version()}; {versions}."
-    )
-    result = build_result(seen, options.rows, words)
+            result = build_result(seen, build_words(options.rows, number))
+            if options.write:
+                KEPT.write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
-    if options.write:
-        KEPT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def build_words(rows: int, rounds: int) -> str:
+    """Return what the table shows, and on what it was measured."""
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in _PACKAGES)
+    return (
+        f"`make bench-startup`: a run of {rows:,} conversations of two exchanges on a tiny model, without a GPU, to the end of its first "
+        f"step; median CPU seconds of all threads over {rounds} rounds in turns, with the least and the most. The first phase is importing "
+        f"the libraries, compiled as in the image, while files come in. {datetime.now(UTC):%Y-%m-%d}; {os.cpu_count()} processors "
+        f"({platform.machine()}), load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}; {versions}."
+    )
 
 
 if __name__ == "__main__":
