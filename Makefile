@@ -107,6 +107,10 @@ bench-startup: setup ## What a run does before its first step is done, phase by 
 bench-page: setup ## Write docs/reference/scale.md from the kept figures
 	$(PYTHON) benchmarks/operator/page.py
 
+.PHONY: bench-rules
+bench-rules: setup ## What the CRD's rules cost the API server, by its own validator: a creation, and a write of the status
+	PYTHONPATH=. $(PYTHON) benchmarks/rules/run.py $(BENCH_FLAGS)
+
 .PHONY: bench-gates
 bench-gates: setup binaries operator-environment ## Compare with the gates: mean of several runs plus a fifth
 	$(PYTHON) benchmarks/operator/gates.py $(BENCH_FLAGS)
