@@ -10,6 +10,8 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 # Thread pools of two training processes on few cores fight each other.
 export OMP_NUM_THREADS ?= 1
+# Hundreds of processes import the same two thousand modules: each would compile them all.
+unexport PYTHONDONTWRITEBYTECODE
 
 ##@ The two commands
 
