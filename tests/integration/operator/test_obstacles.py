@@ -1,4 +1,4 @@
-"""What keeps a pod from running is said in the condition, in words: on the real scheduler and admission plugins. How soon is printed."""
+"""What keeps a pod from running is said in the condition, in words, within ten seconds: on the real scheduler and admission plugins."""
 
 import time
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from tests.support.live_run import LiveRun, NewRun
 from tests.support.manifests import Manifest
 
 pytestmark = pytest.mark.cluster
+SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def test_it_is_said_in_time(new_run: NewRun, obstacle: Obstacle, capsys: pytest.
         _wait_for_usage(run, path, obstacle)
     began = time.monotonic()
     run.apply(obstacle.spec)
-    condition = run.wait_reason(obstacle.reason)
+    condition = run.wait_reason(obstacle.reason, seconds=SECONDS)
     took = time.monotonic() - began
     with capsys.disabled():
         print(f"\n{obstacle.name}: {obstacle.reason} after {took:.1f} s: {condition['message'][:150]}", end=" ")  # noqa: T201
