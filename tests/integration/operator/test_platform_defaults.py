@@ -70,7 +70,7 @@ def test_a_run_gets_what_it_does_not_say_and_status_says_so(run: LiveRun) -> Non
     assert config["modelCache"] == MODEL_CACHE_ROOT
     assert "team-s3" in [each["secretRef"]["name"] for each in container["envFrom"]]
 
-    recorded = run.status["defaults"]
+    recorded = wait_until(lambda: run.status.get("defaults"), "what it was given is in status", explain=run.explain)
     assert recorded["trainerImage"] == DEFAULTS["trainerImage"]
     assert recorded["credentials"] == DEFAULTS["credentials"]
     assert "nodeSelector" not in run.get()["spec"].get("pod", {}) or run.get()["spec"]["pod"]["nodeSelector"] == {}
