@@ -169,7 +169,7 @@ class Cluster:
             "object_store": None if store is None else vars(store),
         }
 
-    def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 150.0) -> str:
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 60.0) -> str:
         """Run kubectl as the administrator and return its standard output.
 
         Raises:

@@ -53,7 +53,7 @@ def test_rbac_holds_for_a_minted_user(control_plane: Cluster) -> None:
 def test_pod_security_refuses_what_is_not_restricted(control_plane: Cluster) -> None:
     control_plane.kubectl("create", "namespace", "strict")
     control_plane.kubectl("label", "namespace", "strict", "pod-security.kubernetes.io/enforce=restricted")
-    control_plane.kubectl("wait", "--for=create", "serviceaccount/default", "-n", "strict", "--timeout=90s")
+    control_plane.kubectl("wait", "--for=create", "serviceaccount/default", "-n", "strict", "--timeout=20s")
     pod = build_pod("loose", "exit", "0")
     pod["metadata"]["namespace"] = "strict"
     apply(control_plane, pod)

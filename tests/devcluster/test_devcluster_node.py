@@ -20,7 +20,7 @@ pytestmark = pytest.mark.node
 
 
 def test_a_pod_reaches_services_names_and_the_object_store(node_cluster: Cluster) -> None:
-    server = build_pod("server", "serve", "8080", "sleep", "600")
+    server = build_pod("server", "serve", "8080", "sleep", "60")
     service = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -32,7 +32,7 @@ def test_a_pod_reaches_services_names_and_the_object_store(node_cluster: Cluster
     endpoint = node_cluster.object_store.pod_endpoint
     arguments = ["get", "http://web/", "get", endpoint, "get", "https://kubernetes.default.svc/version"]
     apply(node_cluster, build_pod("client", *arguments, "resolve", HOST_NAME, "resolve", "nowhere.example"))
-    assert wait_pod(node_cluster, "client", has_ended)["status"]["phase"] == "Succeeded"
+    assert wait_pod(node_cluster, "client", has_ended, 120)["status"]["phase"] == "Succeeded"
     log = read_log(node_cluster, "client")
     assert "get http://web/ gave 200 probe answers" in log
     assert f"get {endpoint} gave 403" in log  # it answers, and asks for a signature
@@ -54,8 +54,8 @@ def test_a_deleted_pod_is_told_and_given_time(node_cluster: Cluster) -> None:
     apply(node_cluster, build_pod("told", "sleep", "60"))
     wait_pod(node_cluster, "told", lambda pod: pod["status"].get("phase") == "Running")
     follow = subprocess.Popen([*kubectl(node_cluster), "logs", "--follow", "told"], stdout=subprocess.PIPE, text=True)
-    node_cluster.kubectl("delete", "pod", "told", "--timeout=90s")
-    said, _ = follow.communicate(timeout=90)
+    node_cluster.kubectl("delete", "pod", "told", "--timeout=20s")
+    said, _ = follow.communicate(timeout=20)
     assert "terminated" in said
 
 
@@ -83,7 +83,7 @@ def test_an_image_that_is_nowhere_is_said_within_seconds(node_cluster: Cluster) 
         waiting = [each.get("state", {}).get("waiting", {}) for each in pod["status"].get("containerStatuses", [])]
         return any(each.get("reason") in ("ErrImagePull", "ImagePullBackOff") for each in waiting)
 
-    wait_pod(node_cluster, "nowhere", reason, timeout=90)
+    wait_pod(node_cluster, "nowhere", reason, timeout=10)
     node_cluster.kubectl("delete", "pod", "nowhere", "--wait=false")
 
 
@@ -94,12 +94,12 @@ def test_gpus_are_advertised_scheduled_and_kept_over_a_restart_of_kubelet(node_c
     wait_pod(node_cluster, "first", lambda pod: pod["status"].get("phase") == "Running")
     assert "gave dev-gpu-0" in read_log(node_cluster, "first")
     apply(node_cluster, build_pod("second", "exit", "0", container=asks))
-    refused = wait_pod(node_cluster, "second", lambda pod: pod["status"].get("conditions"), timeout=90)
+    refused = wait_pod(node_cluster, "second", lambda pod: pod["status"].get("conditions"), timeout=10)
     assert "Insufficient nvidia.com/gpu" in refused["status"]["conditions"][0]["message"]
     node_cluster.stop("kubelet", kill=True)
     node_cluster.restart("kubelet")
     assert wait_until(lambda: observe_allocatable(node_cluster.client) == 1, 30)
-    node_cluster.kubectl("delete", "pod", "first", "--timeout=90s")
+    node_cluster.kubectl("delete", "pod", "first", "--timeout=30s")
     wait_pod(node_cluster, "second", lambda pod: pod["status"].get("phase") == "Succeeded")
 
 
@@ -196,7 +196,7 @@ def find_by_name(identity: str) -> list[str]:
 
 
 def say(*argv: str) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, timeout=90, check=True).stdout
+    return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True).stdout
 
 
 def kubectl(cluster: Cluster) -> list[str]:

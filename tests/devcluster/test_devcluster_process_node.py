@@ -99,8 +99,8 @@ def test_a_deleted_pod_is_told_and_leaves_no_process_and_no_file(processes: Clus
     with subprocess.Popen([*kubectl, "logs", "--follow", "told"], stdout=subprocess.PIPE, text=True) as follow:
         assert follow.stdout is not None
         assert follow.stdout.readline() == "on\n"
-        processes.kubectl("delete", "pod", "told", "--timeout=90s")
-        assert "told" in follow.communicate(timeout=90)[0]
+        processes.kubectl("delete", "pod", "told", "--timeout=20s")
+        assert "told" in follow.communicate(timeout=20)[0]
     assert len(observe_marked(processes.folder)) == before - 1
     assert not (processes.folder / "pods" / pod["metadata"]["uid"]).exists()
 
@@ -115,7 +115,7 @@ def test_a_pod_that_does_not_listen_is_killed_with_its_children(processes: Clust
     apply(processes, build_pod("deaf", code, spec={"terminationGracePeriodSeconds": 1}))
     wait_pod(processes, "deaf", lambda pod: pod["status"].get("phase") == "Running")
     assert wait_until(lambda: len(observe_marked(processes.folder)) == len(processes.components) + 2, 10)
-    processes.kubectl("delete", "pod", "deaf", "--timeout=90s")
+    processes.kubectl("delete", "pod", "deaf", "--timeout=20s")
     assert wait_until(lambda: len(observe_marked(processes.folder)) == len(processes.components), 10)
 
 
@@ -138,7 +138,7 @@ def test_what_keeps_a_pod_from_running_is_said_in_kubelets_words(processes: Clus
     assert "Insufficient nvidia.com/gpu" in pod["status"]["conditions"][0]["message"]
     processes.kubectl("create", "secret", "generic", "absent", "--from-literal=A=b")
     wait_pod(processes, "no-secret", has_ended, 20)
-    processes.kubectl("delete", "pod", "no-image", "no-secret", "no-gpu", "--timeout=90s")
+    processes.kubectl("delete", "pod", "no-image", "no-secret", "no-gpu", "--timeout=20s")
 
 
 def test_a_pod_that_needs_more_than_a_process_is_refused_with_the_reason(processes: Cluster) -> None:
@@ -159,7 +159,7 @@ def test_a_job_retries_by_its_own_rules(processes: Cluster) -> None:
     template = {"spec": pod["spec"]}
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "tries"}, "spec": {"backoffLimit": 1, "template": template}}
     apply(processes, job)
-    processes.kubectl("wait", "--for=condition=Failed", "job/tries", "--timeout=120s", timeout=130)
+    processes.kubectl("wait", "--for=condition=Failed", "job/tries", "--timeout=60s", timeout=70)
     codes = "jsonpath={.items[*].status.containerStatuses[0].state.terminated.exitCode}"
     assert processes.kubectl("get", "pods", "-l", "job-name=tries", "-o", codes) == "4 4"
 
@@ -192,7 +192,7 @@ def test_a_deployment_becomes_ready_is_found_by_name_and_may_ask_the_api_server(
         "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "web"}]},
     }
     apply(processes, deployment, service)
-    processes.kubectl("rollout", "status", "deployment/web", "--timeout=120s")
+    processes.kubectl("rollout", "status", "deployment/web", "--timeout=40s")
     endpoint = processes.object_store.pod_endpoint
     client = (
         "import urllib.request, urllib.error, time\n"

@@ -35,7 +35,7 @@ def test_one_that_another_namespace_has_mounted_stays_until_it_is_free(folder: P
         assert other.stdout.readline() == b"mounted\n"
     mount_points.remove_unused()
     assert folder.is_dir()
-    other.communicate(b"\n", timeout=90)
+    other.communicate(b"\n", timeout=10)
     mount_points.remove_unused()
     assert not folder.exists()
 

@@ -12,7 +12,7 @@ from tests.support.fake_node import FakeNode, Script
 from tests.support.manifests import Manifest, build_minimal_manifest, merge
 
 Object = dict[str, Any]
-PATIENCE: Final = 120.0
+PATIENCE: Final = 30.0
 """Seconds that a test waits for what should take one: the machine may be busy."""
 _MERGE: Final = "application/merge-patch+json"
 

@@ -63,7 +63,7 @@ def apply(cluster: Cluster, *manifests: dict[str, Any]) -> None:
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests}))
 
 
-def wait_pod(cluster: Cluster, name: str, done: Callable[[dict[str, Any]], object], timeout: float = 120) -> dict[str, Any]:
+def wait_pod(cluster: Cluster, name: str, done: Callable[[dict[str, Any]], object], timeout: float = 40) -> dict[str, Any]:
     """Return a pod once `done` holds of it, or fail with the pod's status."""
     deadline = time.monotonic() + timeout
     while True:

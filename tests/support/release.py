@@ -82,7 +82,7 @@ class Release:
         """Return the end of the operator's log."""
         return self.kubectl("logs", "--selector", self._selector, f"--tail={lines}")
 
-    def kubectl(self, *words: str, timeout: float = 150) -> str:
+    def kubectl(self, *words: str, timeout: float = 60) -> str:
         """Run kubectl in the release's namespace."""
         return self._cluster.kubectl("--namespace", self.namespace, *words, timeout=timeout)
 

@@ -112,7 +112,7 @@ class Run:
 
     def delete(self) -> None:
         """Delete it; its pod is told to stop, and not waited for."""
-        self.kubectl("delete", "finetunejob", self.name, "--timeout=90s")
+        self.kubectl("delete", "finetunejob", self.name, "--timeout=20s")
 
     def set_suspend(self, *, suspend: bool) -> None:
         """Suspend or resume, as a user does it."""

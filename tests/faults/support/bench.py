@@ -75,7 +75,7 @@ class Case:
     bench: "Bench"
     namespace: str
     converged: datetime | None = None
-    patience: float = 120.0
+    patience: float = 60.0
     """Seconds that a step may take."""
 
     @property
@@ -143,7 +143,7 @@ class Case:
         broken = find_broken_promises(self.bench.witness.history[self.namespace], jobs_of_an_attempt=jobs_of_an_attempt)
         assert not broken, broken
 
-    async def settle(self, quiet: float = 2.0, seconds: float = 120.0) -> Object:
+    async def settle(self, quiet: float = 2.0, seconds: float = 60.0) -> Object:
         """Wait until nothing has changed for ``quiet`` seconds, and return the state."""
         deadline = time.monotonic() + seconds
         history = self.bench.witness.history[self.namespace]

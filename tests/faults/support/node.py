@@ -27,7 +27,7 @@ NODE: Final = "played-node"
 SIGKILLED: Final = 137
 _NODE_PATH: Final = "/api/v1/nodes"
 _LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
-PATIENCE: Final = 60.0
+PATIENCE: Final = 20.0
 """Seconds that a pod waits for the operator to say that it runs; then it ends unseen, as real ones do."""
 
 

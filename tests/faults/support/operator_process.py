@@ -98,13 +98,13 @@ class OperatorProcess:
         if self._process is not None:
             self._process.kill()
 
-    async def wait_for_end(self, seconds: float = 60.0) -> None:
+    async def wait_for_end(self, seconds: float = 10.0) -> None:
         """Wait until the process has ended."""
         async with asyncio.timeout(seconds):
             while self.is_alive:  # noqa: ASYNC110  # nothing tells
                 await asyncio.sleep(0.01)
 
-    async def wait_until_ready(self, seconds: float = 120.0, *, may_end: bool = False) -> None:
+    async def wait_until_ready(self, seconds: float = 60.0, *, may_end: bool = False) -> None:
         """Wait until the operator says that it is ready, and the second is over in which it began.
 
         What is created then is young enough to be known as its own to carry out; by the second, for so are times of creation.

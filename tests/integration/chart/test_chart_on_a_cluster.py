@@ -76,9 +76,9 @@ def test_the_pod_is_admitted_where_the_restricted_standard_is_enforced(control_p
     control_plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     helm("install", RELEASE, str(CHART), *IMAGES)
     control_plane.kubectl(
-        *("--namespace", namespace, "wait", f"deployment/{RELEASE}", "--timeout=90s", "--for=jsonpath={.status.unavailableReplicas}=1")
+        *("--namespace", namespace, "wait", f"deployment/{RELEASE}", "--timeout=20s", "--for=jsonpath={.status.unavailableReplicas}=1")
     )
-    control_plane.kubectl("--namespace", namespace, "wait", "pod", "--all", "--for=create", "--timeout=90s")
+    control_plane.kubectl("--namespace", namespace, "wait", "pod", "--all", "--for=create", "--timeout=20s")
     pods = json.loads(control_plane.kubectl("--namespace", namespace, "get", "pods", "--output=json"))["items"]
     assert len(pods) == 1
     assert pods[0]["spec"]["serviceAccountName"] == RELEASE

@@ -117,7 +117,7 @@ def test_an_upgrade_from_the_release_before_touches_no_run_and_removing_it_takes
     plane: Cluster, helm: Helm, previous: Previous, tmp_path: Path
 ) -> None:
     helm("install", RELEASE, previous.chart, "--create-namespace", *FLAGS)
-    plane.kubectl("wait", "--for=condition=Established", "crd", "finetunejobs.finetune.dev", "finetunesweeps.finetune.dev", "--timeout=90s")
+    plane.kubectl("wait", "--for=condition=Established", "crd", "finetunejobs.finetune.dev", "finetunesweeps.finetune.dev", "--timeout=30s")
     kubeconfig = write_kubeconfig(plane, tmp_path / "kubeconfig")
     plane.kubectl("create", "namespace", "team-a")
     wait_for_account(plane, "team-a")

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300, func_only=True)]
 NewRun = Callable[[str], LiveRun]
 Kueue = KueueProcess | KueueStandIn
 QUEUED: dict[str, Any] = {"scheduling": {"queueName": "team"}}
-SECONDS = 120.0
+SECONDS = 60.0
 """Longest wait: Kueue itself looks for room again within seconds, and evicts when the pod has gone."""
 
 

@@ -16,7 +16,7 @@ from tests.support.operator_process import OperatorProcess, install_rights, writ
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240, func_only=True)]
 
-SECONDS = 120.0
+SECONDS = 60.0
 POD_GROUPS = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",

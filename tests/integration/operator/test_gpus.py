@@ -76,7 +76,7 @@ def test_what_a_well_known_model_needs_is_said_when_it_is_accepted(new_run: NewR
     run = new_run()
     run.apply({"model": {"uri": "hf://meta-llama/Llama-3.1-70B"}, "resources": {"gpuProducts": ["NVIDIA-L4"]}})
     wait_until(
-        lambda: "The largest" in run.condition("Accepted").get("message", ""), "the estimate is held against the nodes", explain=run.explain
+        lambda: "The largest" in run.condition("Accepted").get("message", ""), "the estimate is held against the nodes", 40, run.explain
     )
     message = run.condition("Accepted")["message"]
     assert re.match(r"Needs about \d\d(\.\d)? GiB of a GPU's memory, by estimate \(base in 4 bits 31\.", message)
@@ -134,7 +134,8 @@ def test_a_gpu_is_claimed_by_template_and_given_back_at_the_end(new_run: NewRun,
     assert [each["name"] for each in claim["status"]["reservedFor"]] == [pod["metadata"]["name"]]
     assert run.wait_phase("Running")["gpus"] == 1
     run.delete()
-    wait_until(lambda: not run.client.request("GET", claims)["items"], "the claim goes with its pod")
+    # Kubernetes' controller of claims looks again only after half a minute where it has found the pod still there.
+    wait_until(lambda: not run.client.request("GET", claims)["items"], "the claim goes with its pod", 90)
 
 
 @pytest.mark.usefixtures("claimable")
