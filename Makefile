@@ -89,6 +89,10 @@ bench-burst: setup binaries operator-environment ## From apply to Job: bursts of
 bench-baseline: setup binaries operator-environment ## Ours, plain Jobs and a textbook operator on kopf, in turns
 	$(PYTHON) benchmarks/operator/baseline.py $(BENCH_FLAGS)
 
+.PHONY: bench-kubeflow
+bench-kubeflow: setup binaries operator-environment ## Ours, plain Jobs, and Kubeflow Trainer with JobSet themselves, in turns (building them takes minutes the first time)
+	PYTHONPATH=. $(PYTHON) benchmarks/operator/baseline.py --peer kubeflow --jobs 1000 $(BENCH_FLAGS)
+
 .PHONY: bench-scale
 bench-scale: setup binaries operator-environment ## 10,000 at once, at 50/s, idle and after a restart; 1,000 that report (an hour on two cores)
 	$(PYTHON) benchmarks/operator/scale.py $(BENCH_FLAGS)
@@ -104,6 +108,10 @@ bench-trainer: setup ## The trainer beside TRL and PEFT alone and LLaMA-Factory,
 .PHONY: bench-startup
 bench-startup: setup ## What a run does before its first step is done, phase by phase: docs/reference/speed.md
 	$(PYTHON) -m benchmarks.trainer.startup $(BENCH_FLAGS)
+
+.PHONY: bench-preparing
+bench-preparing: setup ## Memory and time of reading, tokenising and packing data, by their number: docs/reference/speed.md
+	$(PYTHON) -m benchmarks.trainer.preparing $(BENCH_FLAGS)
 
 .PHONY: bench-page
 bench-page: setup ## Write docs/reference/scale.md from the kept figures
@@ -148,6 +156,10 @@ page: setup binaries chromium ## The operator's page in Chromium; takes the docs
 drill: setup binaries ## One run preempted twenty times at random steps on a real node; writes docs/reference/preemption-drill.md
 	$(PYTEST) tests/e2e/test_preemption.py --drill-full --drill-report docs/reference/preemption-drill.md
 
+.PHONY: lost-node
+lost-node: setup binaries ## A real node burns in mid-run, the operator on it: the run ends on another one, every step counted once. Takes minutes
+	FINETUNE_LOST_NODE=1 FINETUNE_REQUIRE_NODE=1 $(PYTEST) tests/e2e/test_lost_node.py
+
 .PHONY: group-methods
 group-methods: setup ## Every adapter and objective by two processes, each with all of the model or half of it: the curve of one, and the same after a resume. Takes ten minutes
 	FINETUNE_GROUP_METHODS=all $(PYTHON) -m pytest tests/trainer/test_group_methods.py tests/trainer/test_sharding.py
@@ -184,6 +196,11 @@ licences: setup ## What is shipped has licences that let us; part of `make lint`
 .PHONY: sbom
 sbom: setup ## A bill of materials (CycloneDX) of each image's packages, into dist/
 	$(PYTHON) -m release.sbom --to dist
+
+.PHONY: signatures
+signatures: setup binaries ## The release guide's signing with a key, run as it stands there by cosign itself (its build takes minutes, once)
+	$(PYTHON) -c 'from finetune_devcluster.binaries import ensure_binaries; ensure_binaries(["cosign"])'
+	FINETUNE_COSIGN=1 $(PYTEST) tests/integration/chart/test_signatures.py
 
 .PHONY: audit
 audit: setup ## Known vulnerabilities of what is locked. Error 1: some; error 69: nobody could be asked (OSV_URL names a mirror)
@@ -262,6 +279,10 @@ packages: setup ## The Debian packages that a node needs (as root on Debian; els
 .PHONY: images
 images: setup ## Build the operator's and the trainer's image
 	$(PYTHON) -m finetune_devcluster.image_builder
+
+.PHONY: image-arm64
+image-arm64: setup ## The operator's image for arm64, built and run under QEMU (root; Debian's qemu-user-static, arch-test). Takes up to half an hour
+	$(PYTHON) -m release.arm64
 
 .PHONY: cluster-up
 cluster-up: setup ## A development cluster that stays; prints how to reach it

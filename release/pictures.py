@@ -14,16 +14,22 @@ from typing import Final
 
 import yaml
 from playwright.sync_api import sync_playwright
+from rich.text import Text
 
 from finetune_devcluster import Cluster
-from release.terminal import Recording
+from release.film import render_film
+from release.terminal import COLUMNS, Recording
 from release.version import ROOT
 
 NAMESPACE: Final = "finetune-quickstart"
 LARGEST: Final = 300_000
 """Bytes of one picture."""
 _MIDDLE: Final = range(50, 95)
-"""Percent at which a run that is watched is drawn."""
+"""Percent at which it is asked who holds the GPUs."""
+_PERCENT: Final = 8
+"""Between two screens of the film of a run that is watched."""
+_SCREENS: Final = 5
+"""The fewest that make a film."""
 _STEPS: Final = 40
 """Of the run that is watched: the loss has fallen by then."""
 _TRAINING_SECONDS: Final = 900.0
@@ -55,7 +61,7 @@ class Pictures:
             self._report(Path(scratch))
 
     def _watch(self, scratch: Path) -> None:
-        """Submit a second run as a person does, and draw the screen in the middle of the training and at its end."""
+        """Submit a second run as a person does, and film the screen until its end."""
         manifest = yaml.safe_load((ROOT / "examples" / "quickstart.yaml").read_text())
         manifest["metadata"]["name"] = "support-bot"
         manifest["spec"]["output"]["uri"] = "s3://finetune/adapters/support-bot"
@@ -64,19 +70,26 @@ class Pictures:
         path = scratch / "support-bot.yaml"
         path.write_text(yaml.safe_dump(manifest, sort_keys=False))
         self._cluster.kubectl("--namespace", NAMESPACE, "delete", "ftj", "support-bot", "--ignore-not-found", "--timeout=100s", timeout=110)
-        drawn: list[str] = []
+        typed = f"finetune submit --file {path.name} --watch"
+        film: list[list[Text]] = []
+        filmed: list[int] = []
+        asked: list[int] = []
 
         def look(recording: Recording) -> None:
             found = re.search(r"(\d+)\s?%", recording.read_text())
-            if not drawn and found and int(found[1]) in _MIDDLE:
-                drawn.append(recording.draw("finetune submit --watch", f"finetune submit --file {path.name} --watch"))
-                self._write("cli-watch.svg", drawn[0])
+            percent = int(found[1]) if found else 0
+            if not filmed or percent >= filmed[-1] + _PERCENT:
+                film.append(recording.read_rows(typed))
+                filmed.append(percent)
+            if percent in _MIDDLE and not asked:
+                asked.append(percent)
                 self._record("cli-gpus", ["gpus"])
 
         recording = self._start(["submit", "--file", str(path), "--watch"])
         code = recording.run(_TRAINING_SECONDS, look)
-        if code != 0 or not drawn:
-            raise SystemExit(f"error: finetune submit --watch ended with {code}, drawn {len(drawn)} times:\n{recording.read_text()}")
+        if code != 0 or len(filmed) < _SCREENS or not asked:
+            raise SystemExit(f"error: finetune submit --watch ended with {code}, seen at {filmed} %:\n{recording.read_text()}")
+        self._write("cli-watch.svg", render_film([*film, recording.read_rows(typed)], "finetune submit --watch", COLUMNS))
 
     def _record(self, name: str, words: list[str]) -> None:
         recording = self._start(words)

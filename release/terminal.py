@@ -71,13 +71,17 @@ class Recording:
         """Return what the screen shows."""
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
 
+    def read_rows(self, typed: str) -> list[Text]:
+        """Return the rows that the screen shows, under the line that was ``typed``."""
+        last = len(self.read_text().splitlines())
+        prompt = Text.assemble(("$ ", "bold green"), typed)
+        return [prompt, *(_read_row(self.screen.buffer[row]) for row in range(last))]
+
     def draw(self, title: str, typed: str) -> str:
         """Return the screen as an SVG, under the line that was ``typed``."""
         console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), color_system="truecolor", legacy_windows=False)  # noqa: SIM115, PTH123
-        console.print(Text.assemble(("$ ", "bold green"), typed))
-        last = len(self.read_text().splitlines())
-        for row in range(last):
-            console.print(_read_row(self.screen.buffer[row]), no_wrap=True, crop=True)
+        for row in self.read_rows(typed):
+            console.print(row, no_wrap=True, crop=True)
         console.file.close()
         return console.export_svg(title=title, code_format=_FORMAT, unique_id=re.sub(r"\W+", "-", title))
 

@@ -30,9 +30,9 @@ class ArtifactManifest(StoredModel):
 
     schema_version: Literal[1] = 1
     """Version of this format."""
-    kind: Literal["adapter", "model", "merged", "gguf", "gptq", "checkpoint"]
+    kind: Literal["adapter", "model", "merged", "gguf", "gptq", "checkpoint", "tokens"]
     """What the folder holds."""
-    format: Literal["peft", "transformers", "gguf", "compressed-tensors", "trainer-checkpoint"]
+    format: Literal["peft", "transformers", "gguf", "compressed-tensors", "trainer-checkpoint", "arrow"]
     """How its files are to be read."""
     files: Annotated[list[ManifestFile], Field(min_length=1)]
     """Every file but the manifest, sorted by path."""

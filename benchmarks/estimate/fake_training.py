@@ -15,7 +15,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -45,6 +45,8 @@ from trl.experimental.gkd import GKDTrainer  # noqa: E402
 from trl.experimental.orpo import ORPOTrainer  # noqa: E402
 from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 
+from benchmarks.estimate.joined import join_gradients  # noqa: E402
+from benchmarks.estimate.offloading import NODE, offload_activations  # noqa: E402
 from finetune_api.estimate.step import build_batch  # noqa: E402
 from finetune_api.spec import FineTuneJobSpec, QuantizationSpec  # noqa: E402
 from finetune_trainer.device import Device  # noqa: E402
@@ -81,7 +83,7 @@ class MemoryTracking(TorchDispatchMode):
             return NotImplemented  # it asks for the same of its part, which comes here
         output = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(output):
-            if isinstance(leaf, torch.Tensor) and not isinstance(leaf, DTensor):
+            if isinstance(leaf, torch.Tensor) and not isinstance(leaf, DTensor) and leaf.device.type != NODE:
                 self._note(leaf.untyped_storage())
         return output
 
@@ -149,10 +151,14 @@ def measure(config: dict[str, Any], spec: FineTuneJobSpec, teacher: dict[str, An
         held = tracking.peak = tracking.now
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         states = [torch.empty(_state_bytes(take_local(parameter), spec.training.optimizer), dtype=torch.uint8) for parameter in trained]
-        step = _Step(model, spec, dtype, taught)
+        several = not divided and spec.resources.gpus * spec.resources.nodes > 1
+        called = stack.enter_context(join_gradients(model, spec.resources.gpus * spec.resources.nodes)) if several else model
+        step = _Step(model, spec, dtype, taught, called)
+        offload = stack.enter_context(offload_activations(model)) if spec.training.activation_offloading else nullcontext()
         # With several micro-batches, the gradients of the first are there during the second.
         for _ in range(min(2, spec.training.gradient_accumulation_steps)):
-            step.run()
+            with offload:
+                step.run()
         if divided:
             with _AllUsed():
                 average_gradients(model.parameters())
@@ -219,9 +225,9 @@ class _Learnt:
 class _Step:
     """One pass forwards and backwards, as the objective's trainer does it."""
 
-    def __init__(self, model: Any, spec: FineTuneJobSpec, dtype: torch.dtype, teacher: Any) -> None:
+    def __init__(self, model: Any, spec: FineTuneJobSpec, dtype: torch.dtype, teacher: Any, called: Any) -> None:
         self._model, self._spec, self._dtype = model, spec, dtype
-        self._forward = convert_outputs_to_fp32(self._cast(model))
+        self._forward = convert_outputs_to_fp32(self._cast(called))
         self._teach = convert_outputs_to_fp32(self._cast(teacher)) if teacher is not None else None
         self._adapted = AdaptedModel(model, spec.method.adapter)
 

@@ -135,6 +135,25 @@ DIVIDED: list[tuple[str, tuple[str, ...], tuple[int, int], int, dict[str, Any]]]
     ("full, in 32 bits", (SMALL,), (1024, 4), 4, IN_32_BITS),
 ]
 """Runs that divide the model: what is special, shapes, maxLength and batch, GPUs, and the changes that it takes."""
+JOINED: list[tuple[str, tuple[str, ...], tuple[int, int], dict[str, Any]]] = [
+    ("", (TINY, SMALL), (1024, 4), {}),
+    ("r 64", (SMALL,), (1024, 4), {"adapter": {"r": 64}}),
+    ("16 bits", (TINY,), (1024, 4), {"quantization": UNQUANTISED}),
+    ("DPO", (TINY,), (1024, 4), {"objective": "dpo", "training": PLAIN}),
+    ("full, AdamW in 32 bits", (TINY, SMALL), (1024, 4), FULL),
+]
+"""Runs on two GPUs of which each holds the whole model: what is special, shapes, maxLength and batch, and the changes that it takes."""
+OFFLOADED: list[tuple[str, tuple[str, ...], tuple[int, int], dict[str, Any]]] = [
+    ("", (TINY, SMALL, LARGE), (2048, 4), {}),
+    ("16 bits", (TINY,), (1024, 4), {"quantization": UNQUANTISED}),
+    ("not packed", (SMALL,), (1024, 4), {"training": PLAIN}),
+    ("DPO", (SMALL,), (1024, 4), {"objective": "dpo", "training": PLAIN}),
+    ("reward", (TINY,), (1024, 4), {"objective": "reward", "training": PLAIN}),
+    ("distillation from the same shape", (TINY,), (1024, 4), {"objective": "distill", "distill": TEACHER}),
+    ("full", (TINY, SMALL), (1024, 4), {"adapter": {"type": "none"}, "quantization": UNQUANTISED}),
+    ("over 4 GPUs", (SMALL,), (1024, 4), {"training": {"sharding": "full"}, "resources": {"gpus": 4}}),
+]
+"""Runs that hold activations in the node's memory, likewise."""
 SMALLER, LARGER = TINY, SMALL
 ON_BOTH = (
     *("r 64", "no dropout", "attention only", "not packed", "16 bits", "AdaLoRA", "(IA)3", "prompt tuning", "P-tuning", "prefix tuning"),
@@ -160,6 +179,17 @@ def cells() -> Iterator[tuple[str, str, FineTuneJobSpec]]:
             rank = copied.get("adapter", {}).pop("r", 16)
             copied.setdefault("training", {})["sharding"] = "full"
             yield name, f"{what or 'defaults'}, over {gpus} GPUs", build_spec(length, batch, rank, resources={"gpus": gpus}, **copied)
+
+    for what, names, (length, batch), changes in JOINED:
+        for name in names:
+            copied = copy.deepcopy(changes)
+            rank = copied.get("adapter", {}).pop("r", 16)
+            yield name, f"{what or 'defaults'}, on 2 GPUs", build_spec(length, batch, rank, resources={"gpus": 2}, **copied)
+    for what, names, (length, batch), changes in OFFLOADED:
+        for name in names:
+            copied = copy.deepcopy(changes)
+            copied.setdefault("training", {})["activationOffloading"] = True
+            yield name, f"{what or 'defaults'}, activations offloaded", build_spec(length, batch, 16, **copied)
 
 
 def build_key(name: str, what: str, spec: FineTuneJobSpec) -> str:
@@ -245,6 +275,9 @@ Settings "over N GPUs" divide the model (`training.sharding: full`): what one of
 FSDP2 gathers it, among processes that only it is told of; `python -m benchmarks.estimate.two_processes` holds that against two real ones
 over gloo. Where the base is quantised on the GPU before it is divided, and that is the highest point, it is what is measured; what
 bitsandbytes takes besides while it quantises a matrix is not in it, and neither are NCCL's own buffers.
+
+Settings "on 2 GPUs" hold the whole model on each (DDP), with the buckets of gradients that torch's own reducer makes. "Activations
+offloaded" (`training.activationOffloading`) are TRL's own hooks at work, between two devices that both have no contents.
 
 The loss of ORPO and distillation is held against torch's own operations: kernels by Triton, which ORPO has on a GPU, take less. GRPO
 is held against its steps and against reading the prompts of all answers of a step with keys and values of whole answers. Not in the

@@ -32,6 +32,7 @@ OPERATOR = ("-m", "finetune_operator")
 
 async def measure_burst(bench: Bench, count: int, argv: tuple[str, ...] = OPERATOR, agents: tuple[str, ...] = OURS) -> Figures:
     """Let an operator make the Jobs of ``count`` FineTuneJobs that are created at once."""
+    await bench.wait_for_silence()
     with bench.operate(argv) as operator:
         await bench.warm_up()
         before, audit = operator.cpu_seconds(), bench.audit()
@@ -57,6 +58,7 @@ async def measure_burst(bench: Bench, count: int, argv: tuple[str, ...] = OPERAT
 
 async def measure_plain(bench: Bench, count: int) -> float:
     """Return how many plain Jobs a second the API server takes."""
+    await bench.wait_for_silence()
     audit = bench.audit()
     await bench.create_all(JOBS, (build_plain_job(f"plain-{index:05}") for index in range(count)))
     audit.read()

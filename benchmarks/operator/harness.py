@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from finetune_api.names import API_VERSION, KIND
 from finetune_devcluster import Cluster, control_plane
-from finetune_operator.kube.client import FINETUNEJOBS, JOBS, PODS, ApiError, KubeClient, Resource
+from finetune_operator.kube.client import FINETUNEJOBS, JOBS, PODS, SERVICES, ApiError, KubeClient, Resource
 
 NAMESPACES = 10
 AT_ONCE = 32
@@ -56,25 +56,14 @@ def build_plain_job(name: str) -> dict[str, Any]:
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {"template": template}}
 
 
-class OperatorProcess:
-    """The operator (or another one, by ``argv``) as a process of its own."""
+class MeasuredProcess:
+    """A process of a command of its own, which ends with the benchmark."""
 
-    def __init__(self, kubeconfig: Path, log: Path, argv: Sequence[str] = ("-m", "finetune_operator"), **environ: str) -> None:
-        self.report_port, self.health_port = find_free_port(), find_free_port()
-        environment = {
-            **os.environ,
-            "KUBECONFIG": str(kubeconfig),
-            "FINETUNE_TRAINER_IMAGE": "trainer:benchmark",
-            "FINETUNE_REPORT_SERVICE": f"localhost:{self.report_port}",
-            "FINETUNE_REPORT_PORT": str(self.report_port),
-            "FINETUNE_HEALTH_PORT": str(self.health_port),
-            "FINETUNE_LOG_LEVEL": "WARNING",
-            **environ,
-        }
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.started = time.monotonic()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [PYTHON, *argv],
+                command,
                 env=environment,
                 stdout=output,
                 stderr=output,
@@ -103,23 +92,6 @@ class OperatorProcess:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1]) / 1024
 
-    async def wait_until_ready(self) -> float:
-        """Wait until it says that it is ready; return the seconds since it was started."""
-        while not self._is_ready():
-            if self._process.poll() is not None:
-                raise RuntimeError(f"the operator left with {self._process.returncode}")
-            if time.monotonic() - self.started > DEADLINE_SECONDS:
-                raise TimeoutError("the operator is not ready")
-            await asyncio.sleep(0.05)
-        return time.monotonic() - self.started
-
-    def _is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/readyz", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
-
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         if self._process.poll() is None:
             self._process.send_signal(number)
@@ -134,6 +106,43 @@ class OperatorProcess:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+class OperatorProcess(MeasuredProcess):
+    """The operator (or another one, by ``argv``) as a process of its own."""
+
+    def __init__(self, kubeconfig: Path, log: Path, argv: Sequence[str] = ("-m", "finetune_operator"), **environ: str) -> None:
+        self.report_port, self.health_port = find_free_port(), find_free_port()
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig),
+            "FINETUNE_TRAINER_IMAGE": "trainer:benchmark",
+            "FINETUNE_REPORT_SERVICE": f"localhost:{self.report_port}",
+            "FINETUNE_REPORT_PORT": str(self.report_port),
+            "FINETUNE_HEALTH_PORT": str(self.health_port),
+            "FINETUNE_LOG_LEVEL": "WARNING",
+            **environ,
+        }
+        super().__init__([PYTHON, *argv], environment, log)
+
+    async def wait_until_ready(self) -> float:
+        """Wait until it says that it is ready; return the seconds since it was started."""
+        while not is_ready(self.health_port):
+            if not self.is_alive:
+                raise RuntimeError(f"the operator left with {self._process.returncode}")
+            if time.monotonic() - self.started > DEADLINE_SECONDS:
+                raise TimeoutError("the operator is not ready")
+            await asyncio.sleep(0.05)
+        return time.monotonic() - self.started
+
+
+def is_ready(port: int) -> bool:
+    """Return whether the process that answers for its health at ``port`` says that it is ready."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 def _end_with_parent() -> None:
@@ -266,14 +275,28 @@ class Bench:
         await self.clear()
         await asyncio.sleep(2)
 
-    async def clear(self) -> None:
-        """Delete everything. The garbage collector, at the controllers' rate, would take minutes for the children."""
-        for resource in (FINETUNEJOBS, JOBS, PODS):
+    async def clear(self, *owners: Resource) -> None:
+        """Delete everything, ``owners`` first. The garbage collector, at the controllers' rate, would take minutes for the children."""
+        for resource in (*owners, FINETUNEJOBS, JOBS, PODS, SERVICES):
             for index in range(NAMESPACES):
                 while await self._delete_some(f"{resource.path(f'burst-{index}')}?propagationPolicy=Background&gracePeriodSeconds=0"):
                     pass
-        for resource in (FINETUNEJOBS, JOBS):
+        for resource in (*owners, FINETUNEJOBS, JOBS):
             await self.wait_for(resource, 0)
+
+    async def wait_for_silence(self, agents: tuple[str, ...] = ("",), seconds: float = 5.0) -> None:
+        """Wait until these clients (all, unless told otherwise) have written nothing for a while; Leases are always renewed.
+
+        What one round leaves behind, the cluster's controllers clear away for minutes, and that would slow the next.
+        """
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < deadline:
+            audit = self.audit()
+            await asyncio.sleep(seconds)
+            audit.read()
+            if all(what.endswith(" leases") for what in audit.count(agents)):
+                return
+        raise TimeoutError("somebody goes on writing")
 
     async def _delete_some(self, path: str) -> bool:
         try:
@@ -349,10 +372,10 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-def compute_delays(audit: AuditLog) -> tuple[list[float], float]:
-    """Return the seconds from each FineTuneJob to its Job, sorted, and those from the first FineTuneJob to the last Job."""
-    applied, made = audit.creations("finetunejobs"), audit.creations("jobs")
-    # The Job's name is the run's, the hash of its UID, and the attempt.
+def compute_delays(audit: AuditLog, plural: str = FINETUNEJOBS.plural) -> tuple[list[float], float]:
+    """Return the seconds from each run (FineTuneJob, or what ``plural`` names) to its Job, sorted, and those from the first to the last."""
+    applied, made = audit.creations(plural), audit.creations("jobs")
+    # Of a Job's name the last two parts are its own: the hash of the run's UID and the attempt; Kubeflow's, a role and a number.
     delays = sorted((when - applied[job.rsplit("-", 2)[0]]).total_seconds() for job, when in made.items())
     return delays, (max(made.values()) - min(applied.values())).total_seconds()
 

@@ -44,6 +44,8 @@ from finetune_devcluster.binaries import ensure_binaries
 from finetune_operator.kube.client import FINETUNEJOBS, JOBS, PODS, Resource
 
 IDLE_SECONDS = 60.0
+REPORT_SECONDS = 5.0
+"""Between two reports of a trainer."""
 NODES = Resource("", "v1", "nodes")
 STAGES = Path(__file__).with_name("kwok.yaml")
 
@@ -72,7 +74,7 @@ async def measure_steady(bench: Bench, count: int, at_rate: int, per_second: flo
         figures |= {"p50 s": percentile(delays, 0.5), "p99 s": percentile(delays, 0.99)}
         await bench.create_all(FINETUNEJOBS, manifests)
         await bench.wait_for(JOBS, count)
-        await _wait_for_silence(bench)
+        await bench.wait_for_silence(OURS)
         audit.read()
         figures |= {
             "CPU s per 1,000, settled": 1000 * (operator.cpu_seconds() - before) / count,
@@ -107,18 +109,6 @@ async def _measure_rest(bench: Bench, operator: OperatorProcess) -> Figures:
     }
 
 
-async def _wait_for_silence(bench: Bench, seconds: float = 5.0) -> None:
-    """Wait until the operator has written nothing for a while."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while time.monotonic() < deadline:
-        audit = bench.audit()
-        await asyncio.sleep(seconds)
-        audit.read()
-        if not audit.count(OURS):
-            return
-    raise TimeoutError("the operator goes on writing")
-
-
 @asynccontextmanager
 async def play_pods(bench: Bench, nodes: int) -> AsyncIterator[None]:
     """Let kwok play nodes and their pods: a pod that is bound runs at once, and runs on."""
@@ -137,8 +127,8 @@ async def play_pods(bench: Bench, nodes: int) -> AsyncIterator[None]:
         process.wait(20)
 
 
-async def measure_reports(bench: Bench, running: int, seconds: float = 60.0) -> Figures:
-    """Runs whose pods run and report every five seconds each: how old what status says is."""
+async def measure_reports(bench: Bench, running: int, rounds: int = 12, pushed: int = 30) -> Figures:
+    """Runs whose pods run and report every five seconds each: how old what status says is. Then each every second: how many are taken."""
     load = os.getloadavg()[0]
     async with play_pods(bench, max(1, running // 100)):
         with bench.operate() as operator:
@@ -149,11 +139,13 @@ async def measure_reports(bench: Bench, running: int, seconds: float = 60.0) -> 
             await bench.create_all(FINETUNEJOBS, manifests)
             await bench.wait_for(JOBS, running)
             pods = await _wait_for_pods(bench, running)
-            await _wait_for_silence(bench)
+            await bench.wait_for_silence(OURS)
             senders = await _prepare_senders(bench, pods)
             ca = await _find_authority(bench)
             before, audit = operator.cpu_seconds(), bench.audit()
-            ages, accepted = await _send_reports(bench, operator, senders, ca, seconds)
+            seconds = rounds * REPORT_SECONDS
+            accepted = await _send_reports(operator, senders, ca, REPORT_SECONDS, range(rounds))
+            ages = await _read_ages(bench)
             audit.read()
             writes = sum(write.resource == "finetunejobs/status" for write in audit.writes if write.agent.startswith(OURS))
             figures = {
@@ -165,6 +157,14 @@ async def measure_reports(bench: Bench, running: int, seconds: float = 60.0) -> 
                 "age of progress, p99 s": percentile(ages, 0.99),
                 "CPU share of one core": (operator.cpu_seconds() - before) / seconds,
                 "MiB": operator.mebibytes(),
+            }
+            before, began = operator.cpu_seconds(), time.monotonic()
+            accepted = await _send_reports(operator, senders, ca, 1.0, range(rounds, rounds + pushed))
+            took = time.monotonic() - began
+            figures |= {
+                "every second: sent a second": running * pushed / took,
+                "every second: accepted a second": accepted / took,
+                "every second: CPU share of one core": (operator.cpu_seconds() - before) / took,
             }
         await bench.clear()
     print(f"{running} running:", _render(figures), flush=True)
@@ -211,9 +211,9 @@ async def _find_authority(bench: Bench) -> str:
 
 
 async def _send_reports(
-    bench: Bench, operator: OperatorProcess, senders: list[tuple[dict[str, str], str]], authority: str, seconds: float
-) -> tuple[list[float], int]:
-    """Send each run's report every five seconds; return how old what status says is at the end, sorted, and how many were taken."""
+    operator: OperatorProcess, senders: list[tuple[dict[str, str], str]], authority: str, every: float, sequence: range
+) -> int:
+    """Send each run's reports, one ``every`` so many seconds and the runs evenly apart; return how many were taken."""
     url = f"https://localhost:{operator.report_port}{REPORT_PATH}"
     tls = ssl.create_default_context(cadata=authority)
     accepted = 0
@@ -221,16 +221,10 @@ async def _send_reports(
 
     async def report(session: aiohttp.ClientSession, index: int, job: dict[str, str], token: str) -> None:
         nonlocal accepted
-        for sequence in range(int(seconds // 5)):
-            await asyncio.sleep(max(0.0, began + 5 * (index / len(senders) + sequence) - time.monotonic()))
-            progress = {"percentage": 1, "step": sequence, "totalSteps": 1000, "epoch": 0.1, "lastUpdatedTime": _now()}
-            body = {
-                "job": job,
-                "sequence": sequence + 1,
-                "stage": "training",
-                "progress": progress,
-                "metrics": {"loss": 2.0 - sequence / 100},
-            }
+        for turn, step in enumerate(sequence):
+            await asyncio.sleep(max(0.0, began + every * (index / len(senders) + turn) - time.monotonic()))
+            progress = {"percentage": 1, "step": step, "totalSteps": 1000, "epoch": 0.1, "lastUpdatedTime": _now()}
+            body = {"job": job, "sequence": step + 1, "stage": "training", "progress": progress, "metrics": {"loss": 2.0 - step / 100}}
             async with session.post(url, json=body, headers={"Authorization": f"Bearer {token}"}) as answer:
                 accepted += answer.status == 202
                 if answer.status not in (202, 429):
@@ -240,13 +234,18 @@ async def _send_reports(
     async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as group:
         for index, (job, token) in enumerate(senders):
             group.create_task(report(session, index, job, token))
+    return accepted
+
+
+async def _read_ages(bench: Bench) -> list[float]:
+    """Return how old the progress in each run's status is, in seconds, sorted."""
     now = datetime.now(UTC)
     bodies = (await bench.client.list(FINETUNEJOBS)).items
     progress = [body["status"]["progress"] for body in bodies if "progress" in body.get("status", {})]
     times = [datetime.fromisoformat(each["lastUpdatedTime"]) for each in progress]
     if not times:
         raise RuntimeError("no report has arrived in a status")
-    return sorted((now - each).total_seconds() for each in times), accepted
+    return sorted((now - each).total_seconds() for each in times)
 
 
 def _now() -> str:

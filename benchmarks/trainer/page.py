@@ -39,9 +39,13 @@ def build_page() -> Iterator[str]:
         yield "Not measured, and this part of the benchmark has never been run."
         yield "`make bench-trainer BENCH_FLAGS='--workload 8b'` (also `33b`, `65b`) trains shapes of that size with random weights"
         yield "on an NVIDIA GPU, with the allocator's peak for memory.\n"
-    startup = RESULTS / "startup.json"
-    if startup.exists():
-        yield from _startup(json.loads(startup.read_text()))
+    yield "## Start-up\n"
+    for name, words in (("startup", ""), ("startup-kept", _KEPT)):
+        if (file := RESULTS / f"{name}.json").exists():
+            yield from _startup(json.loads(file.read_text()), words)
+    if (file := RESULTS / "preparing.json").exists():
+        yield "## Data and memory\n"
+        yield from _preparing(json.loads(file.read_text()))
 
 
 def _workload(result: dict[str, Any]) -> Iterator[str]:
@@ -100,13 +104,27 @@ def _overhead(rounds: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     yield ""
 
 
-def _startup(result: dict[str, Any]) -> Iterator[str]:
-    yield "## Start-up\n"
-    yield result["words"] + "\n"
+_KEPT = (
+    "With `dataset.keepTokenised`, the next pod of a run fetches what the one before it has tokenised, and still reads and checks the rows "
+    "(`--kept`).\n\n"
+)
+
+
+def _startup(result: dict[str, Any], before: str) -> Iterator[str]:
+    yield before + result["words"] + "\n"
     yield "| | " + " | ".join(result["columns"]) + " |"
     yield "| --- |" + " ---: |" * len(result["columns"])
     for name, values in result["rows"].items():
         yield f"| {name} | " + " | ".join(f"{value:.2f}" for value in values) + " |"
+    yield ""
+
+
+def _preparing(result: dict[str, Any]) -> Iterator[str]:
+    yield result["words"] + "\n"
+    yield "| | " + " | ".join(result["columns"]) + " |"
+    yield "| --- |" + " ---: |" * len(result["columns"])
+    for name, figures in result["rows"].items():
+        yield f"| {name} | " + " | ".join(f"{median:,.0f} ({least:,.0f}–{most:,.0f})" for median, least, most in figures) + " |"
     yield ""
 
 

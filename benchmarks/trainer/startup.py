@@ -2,6 +2,7 @@
 
 python -m benchmarks.trainer.startup --rows 50000 --rounds 3            # prints the phases
 python -m benchmarks.trainer.startup --against ../before --write       # in turns with another checkout, and keeps the figures
+python -m benchmarks.trainer.startup --kept --write                    # in turns with a pod that finds its data tokenised
 
 CPU seconds are those of all threads, user and system: what else the machine does hardly moves them.
 """
@@ -24,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "benchmarks" / "results" / "startup.json"
+RESULTS = ROOT / "benchmarks" / "results"
+BEFORE, KEPT = RESULTS / "startup.json", RESULTS / "startup-kept.json"
+"""Figures beside those of another checkout, and beside those of a pod that finds its data tokenised."""
 PHASES = ("libraries and files", "data read, tokenised, checked", "model", "trainer, packing", "first step")
 """What ends at each mark; the first begins with the process."""
 LIMIT_SECONDS = 1800.0
@@ -45,8 +48,11 @@ def write_rows(file: Path, rows: int) -> None:
             out.write(json.dumps({"messages": messages}) + "\n")
 
 
-def run_measured(folder: Path, result: Path) -> None:
-    """Train one step in this process, and write wall and CPU seconds at the end of each phase."""
+def run_measured(folder: Path, result: Path, *, keeps: bool) -> None:
+    """Train one step in this process, and write wall and CPU seconds at the end of each phase.
+
+    :param keeps: keep the tokenised data, and end as a pod that is killed once they are in the store.
+    """
     begun = time.monotonic()
     from finetune_trainer.run.run import Run  # noqa: PLC0415  start-up is measured
 
@@ -56,6 +62,8 @@ def run_measured(folder: Path, result: Path) -> None:
         marks.append((time.monotonic() - begun, time.process_time()))
         if len(marks) == len(PHASES):  # the trainer ends the process itself
             result.write_text(json.dumps(marks))
+            if keeps:
+                _end_once_kept(folder / "out")
 
     def note(run: Any, what: str) -> None:
         del run, what
@@ -67,7 +75,7 @@ def run_measured(folder: Path, result: Path) -> None:
     config = {
         "job": {"namespace": "benchmark", "name": "startup", "uid": "uid-startup"},
         "model": {"uri": f"file://{folder}/model"},
-        "dataset": {"uri": f"file://{folder}/train.jsonl", "evalFraction": 0},
+        "dataset": {"uri": f"file://{folder}/train.jsonl", "evalFraction": 0, **({"keepTokenised": True} if keeps else {})},
         "training": {"maxSteps": 1, "perDeviceBatchSize": 1, "gradientAccumulationSteps": 1, "maxLength": 512, "optimizer": "adamw_torch"},
         "method": {"quantization": {"type": "none", "computeDtype": "float32"}},
         "evaluation": {"samples": {"count": 0}},
@@ -80,6 +88,13 @@ def run_measured(folder: Path, result: Path) -> None:
     from finetune_trainer.main import main as train  # noqa: PLC0415
 
     train()
+
+
+def _end_once_kept(output: Path) -> None:
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not any(output.glob("checkpoints/*/tokens-*/manifest.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os._exit(0)
 
 
 def _call_after_first_step(mark: Any) -> None:
@@ -95,9 +110,13 @@ def _call_after_first_step(mark: Any) -> None:
     Trainer.training_step = training_step
 
 
-def measure_once(tree: Path, folder: Path) -> list[tuple[float, float]]:
-    """Return wall and CPU seconds of each phase of a run by the trainer of ``tree``, in a process of its own."""
-    for leftover in ("out", "work"):
+def measure_once(tree: Path, folder: Path, *, keeps: bool = False, goes_on: bool = False) -> list[tuple[float, float]]:
+    """Return wall and CPU seconds of each phase of a run by the trainer of ``tree``, in a process of its own.
+
+    :param keeps: see :func:`run_measured`.
+    :param goes_on: as the next pod of the run before, with an empty disk.
+    """
+    for leftover in ("work",) if goes_on else ("out", "work"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     result = folder / "result.json"
     result.unlink(missing_ok=True)
@@ -106,7 +125,7 @@ def measure_once(tree: Path, folder: Path) -> list[tuple[float, float]]:
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")  # modules are compiled, as in the image
     with (folder / "log").open("w") as log:
-        command = [sys.executable, "-P", __file__, "--child", str(folder), str(result)]
+        command = [sys.executable, "-P", __file__, "--child", str(folder), str(result), "keeps" if keeps else ""]
         subprocess.run(command, env=environ, stdout=log, stderr=log, timeout=LIMIT_SECONDS, check=False)
     if not result.exists():
         raise SystemExit(f"the run did not come to its first step:\n{(folder / 'log').read_text()[-2000:]}")
@@ -127,19 +146,22 @@ def build_result(trees: dict[str, list[list[tuple[float, float]]]], words: str) 
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
-        run_measured(Path(sys.argv[2]), Path(sys.argv[3]))
+        run_measured(Path(sys.argv[2]), Path(sys.argv[3]), keeps=sys.argv[4] == "keeps")
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--against", type=Path, help="another checkout, whose trainer runs in turns with this one's")
     parser.add_argument("--label", default="before", help="what is special of that checkout")
+    parser.add_argument("--kept", action="store_true", help="beside a pod that finds its data tokenised by the one before it")
     parser.add_argument("--write", action="store_true", help="keep the figures for docs/reference/speed.md")
     options = parser.parse_args()
     from tests.support.tiny_model import TEMPLATE_WITH_MARKERS, build_model, build_tokenizer, save_tokenizer  # noqa: PLC0415  loads torch
 
     trees = {**({options.label: options.against.resolve()} if options.against else {}), "now": ROOT}
     seen: dict[str, list[list[tuple[float, float]]]] = {label: [] for label in trees}
+    if options.kept:
+        seen = {"tokenised": [], "found tokenised": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_tokenizer(folder / "model")
@@ -149,15 +171,16 @@ def main() -> None:
             measure_once(tree, folder)  # compiles the modules, and fills the system's caches
         write_rows(folder / "train.jsonl", options.rows)
         for number in range(1, options.rounds + 1):
-            for label, tree in trees.items():
-                phases = measure_once(tree, folder)
+            for label in seen:
+                goes_on = label == "found tokenised"  # by the run before it
+                phases = measure_once(trees.get(label, ROOT), folder, keeps=options.kept, goes_on=goes_on)
                 seen[label].append(phases)
                 told = "; ".join(f"{what} {cpu:.1f} ({wall:.1f})" for what, (wall, cpu) in zip(PHASES, phases, strict=True))
                 sys.stdout.write(f"{label}: CPU seconds (and wall): {told}\n")
                 sys.stdout.flush()
             result = build_result(seen, build_words(options.rows, number))
             if options.write:
-                KEPT.write_text(json.dumps(result, indent=1) + "\n")
+                (KEPT if options.kept else BEFORE).write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
 
 

@@ -52,6 +52,12 @@ _MAJOR, _MINOR, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
 
 MODULES = (
     GoModule("pause", {"pause": "."}),
+    # Without the snapshotters that need a file system or a device of their own.
+    GoModule(
+        "containerd",
+        {name: f"github.com/containerd/containerd/v2/cmd/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")},
+        tags="no_btrfs,no_devmapper,no_zfs",
+    ),
     GoModule("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
     GoModule(
         "kubernetes",
@@ -76,15 +82,21 @@ MODULES = (
     GoModule("probe", {"probe": "."}),
     GoModule("kstatus", {"kstatus": "."}),
     GoModule("kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}),
+    GoModule(
+        "kubeflow",
+        {"trainer-controller-manager": "github.com/kubeflow/trainer/v2/cmd/trainer-controller-manager", "jobset": "sigs.k8s.io/jobset"},
+    ),
     GoModule("coscheduling", {"coscheduling": "sigs.k8s.io/scheduler-plugins/cmd/scheduler"}),
     GoModule(
         "volcano",
         {"vc-scheduler": "volcano.sh/volcano/cmd/scheduler", "vc-controller-manager": "volcano.sh/volcano/cmd/controller-manager"},
     ),
     GoModule("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"}),
+    GoModule("cosign", {"cosign": "github.com/sigstore/cosign/v3/cmd/cosign"}),
     GoModule("fake-gcs-server", {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"}),
     GoModule("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
     GoModule("strict-decoder", {"strict-decoder": "."}),
+    GoModule("network-policies", {"network-policies": "."}),
     GoModule("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}),
     # Without the clouds' service discovery, which is most of it: the tests name their targets.
     GoModule(
@@ -93,8 +105,9 @@ MODULES = (
 )
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
-NODE = (*CONTROL_PLANE, "kubelet", "kube-proxy", "coredns", "versitygw", "pause", "gpu-plugin")
-ALL = (*NODE, "helm", "kstatus", "registry", "fake-gcs-server", "kubeconform", "strict-decoder")
+CONTAINERD = ("containerd", "containerd-shim-runc-v2", "ctr")
+NODE = (*CONTROL_PLANE, *CONTAINERD, "kubelet", "kube-proxy", "coredns", "versitygw", "pause", "gpu-plugin")
+ALL = (*NODE, "helm", "kstatus", "registry", "fake-gcs-server", "kubeconform", "strict-decoder", "network-policies")
 
 
 def compute_key(module: GoModule, architecture: str) -> str:

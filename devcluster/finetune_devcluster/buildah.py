@@ -63,13 +63,29 @@ class Buildah:
             self._run(["rmi", *older], timeout=600)
         self._run(["rmi", "--prune"], timeout=600)
 
-    def import_base(self, archive: Path, reference: str) -> None:
-        """Make an image of one layer from the archive of a root file system."""
-        container = self._run(["from", "scratch"]).strip()
+    def import_base(self, archive: Path, reference: str, architecture: str | None = None) -> None:
+        """Make an image of one layer from the archive of a root file system, by default one of this machine's architecture."""
+        container = self._run(["from", *([f"--arch={architecture}"] if architecture else []), "scratch"]).strip()
         try:
             self._run(["add", "--quiet", container, str(archive), "/"], timeout=600)
             self._run(["config", "--env", "PATH=/usr/local/bin:/usr/bin:/bin", container])
             self._run(["commit", "--quiet", container, reference], timeout=600)
+        finally:
+            self._try(["rm", container])
+
+    def join(self, reference: str, images: Sequence[str]) -> None:
+        """Give images of several architectures one name."""
+        self._run(["manifest", "create", reference, *images])
+
+    def talk(self, reference: str, words: Sequence[str]) -> str:
+        """Run a program in a container of an image and return what it prints.
+
+        Raises:
+            DevClusterError: it failed; the message has what it said.
+        """
+        container = self._run(["from", "--pull=false", reference]).strip()
+        try:
+            return self._run(["run", "--isolation=chroot", container, "--", *words], timeout=600)
         finally:
             self._try(["rm", container])
 

@@ -12,9 +12,6 @@ from finetune_devcluster.node_config import CNI_FOLDERS
 from finetune_devcluster.state import Mode
 
 PROGRAMS = {
-    "containerd": "containerd",
-    "ctr": "containerd",
-    "containerd-shim-runc-v2": "containerd",
     "runc": "runc",
     "iptables": "iptables",
     "ip": "iproute2",

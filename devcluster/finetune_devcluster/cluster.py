@@ -1,6 +1,7 @@
 """The development cluster as its users see it: tests, the demo, benchmarks and the command line."""
 
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from finetune_devcluster import binaries, capabilities, image_store, lifecycle, reaper, startup
+from finetune_devcluster import binaries, capabilities, image_store, lifecycle, namespaces, node, node_config, reaper, startup
 from finetune_devcluster.api_client import ApiClient
 from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.files import hold_lock
@@ -235,10 +236,25 @@ class Cluster:
             raise DevClusterError(f"cluster {self.name} ({self.mode}) runs no process node: load the image instead")
         write_image(self.folder, reference, LocalImage(tuple(entrypoint), tuple(str(each) for each in path)))
 
+    def trust_registry(self, address: str) -> None:
+        """Let the node pull images from a registry that speaks plain HTTP.
+
+        Args:
+            address: `HOST:PORT` as images name it.
+        """
+        folder = shlex.quote(f"{node_config.REGISTRIES}/{address}")
+        hosts = shlex.quote(f'server = "http://{address}"\n')
+        holder = self._supervisor.state.processes[NAMESPACE].pid
+        namespaces.run_inside(holder, f"mkdir -p {folder}; printf %s {hosts} >{folder}/hosts.toml")
+
     def list_images(self) -> dict[str, str]:
         """Return the digest of every image of the node by its name."""
         state = self._supervisor.state
         return {} if state.image_store is None else image_store.list_images(state.processes[NAMESPACE].pid)
+
+    def remove_images(self, names: Sequence[str]) -> None:
+        """Remove images from the node; containers that run are not touched by it."""
+        image_store.remove_images(self._supervisor.state.processes[NAMESPACE].pid, names)
 
     @property
     def entry(self) -> list[str]:
@@ -254,6 +270,29 @@ class Cluster:
         """Stop one component if it runs, start it again, and wait until the API server answers."""
         self._supervisor.restart(component)
         startup.wait_for_api(self._supervisor, self.client)
+
+    def lose_node(self) -> None:
+        """Let the node's kubelet and every container end at once, as a power cut would: nobody is left who could say so."""
+        self.stop("kubelet", kill=True)
+        image_store.kill_containers(self._supervisor.state.processes[NAMESPACE].pid)
+
+    def replace_node(self, name: str) -> None:
+        """Bring a new node in the place of one that was lost, and wait until it is ready.
+
+        The machine stays the same: kubelet starts anew under another name and ends the containers that it finds. The old Node, and
+        what the API server has of its pods, are as they would be if that machine had burnt.
+
+        Raises:
+            DevClusterError: the cluster has no node, its kubelet still runs, or the new one was not ready in time.
+        """
+        network = self._supervisor.state.network
+        if network is None:
+            raise DevClusterError(f"cluster {self.name} ({self.mode}) has no node")
+        if self._supervisor.is_running("kubelet"):
+            raise DevClusterError("kubelet still runs: stop it first")
+        binary = binaries.ensure_binaries(["kubelet"])["kubelet"]
+        node.start_kubelet(self._supervisor, binary, network, CertificateAuthority(self.folder / "pki"), name)
+        startup.wait_for_node(self._supervisor, self.client, ["containerd", "kubelet"], name)
 
     def log(self, component: str, lines: int = 50) -> str:
         """Return the last lines of a component's log."""

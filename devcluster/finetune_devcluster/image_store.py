@@ -7,10 +7,12 @@ import fcntl
 import json
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from finetune_devcluster import image_ledger, images
+from finetune_devcluster.binaries import compute_paths
 from finetune_devcluster.errors import DevClusterError
 from finetune_devcluster.files import hold_lock, write_json
 from finetune_devcluster.namespaces import build_entry, run
@@ -63,6 +65,12 @@ def remove_containers(pid: int) -> None:
         run([*_ctr(pid), "containers", "delete", *containers], timeout=120)
 
 
+def kill_containers(pid: int) -> None:
+    """Kill the processes of all containers, by SIGKILL."""
+    for task in run([*_ctr(pid), "tasks", "list", "--quiet"]).split():
+        run([*_ctr(pid), "tasks", "kill", "--all", "--signal=SIGKILL", task])
+
+
 def remove_outdated(pid: int, store: Path) -> None:
     """Remove the images that newer ones of the same repository have taken the place of; no container may be there."""
     outdated = image_ledger.find_outdated(store)
@@ -72,8 +80,13 @@ def remove_outdated(pid: int, store: Path) -> None:
         # The same image also has a name made of its configuration's digest, which would keep it.
         names = [name for name, digest in images_there.items() if name in outdated or (name.startswith("sha256:") and digest in digests)]
         if names:
-            run([*_ctr(pid), "images", "delete", *names], timeout=120)
+            remove_images(pid, names)
         image_ledger.forget(store, outdated)
+
+
+def remove_images(pid: int, names: Iterable[str]) -> None:
+    """Remove images by their names; what only they had goes with them."""
+    run([*_ctr(pid), "images", "delete", *names], timeout=120)
 
 
 def list_images(pid: int) -> dict[str, str]:
@@ -156,7 +169,7 @@ def _import(pid: int, archive: Path, *flags: str) -> None:
     # Through a pipe: inside the namespaces some folders of the machine are hidden, and the archive may be in one.
     with archive.open("rb") as stream:
         spoken = subprocess.run(
-            [*_ctr(pid), "images", "import", *flags, "-"],
+            [*_ctr(pid), "images", "import", "--local", *flags, "-"],
             stdin=stream,
             capture_output=True,
             text=True,
@@ -168,7 +181,7 @@ def _import(pid: int, archive: Path, *flags: str) -> None:
 
 
 def _ctr(pid: int) -> list[str]:
-    return [*build_entry(pid), "ctr", "--namespace", _NAMESPACE]
+    return [*build_entry(pid), str(compute_paths(["ctr"])["ctr"]), "--namespace", _NAMESPACE]
 
 
 def _is_free(folder: Path) -> bool:

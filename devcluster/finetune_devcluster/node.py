@@ -1,6 +1,7 @@
 """A whole cluster with a node that runs containers, all of it in namespaces of its own."""
 
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from finetune_devcluster.files import write_atomic, write_json
 from finetune_devcluster.kubeconfig import write_kubeconfig
 from finetune_devcluster.node_config import NODE_NAME, NodeNetwork
 from finetune_devcluster.paths import compute_cluster_id
+from finetune_devcluster.pki import CertificateAuthority
 from finetune_devcluster.startup import start_control_plane, start_object_store, wait_for_accounts, wait_for_node
 from finetune_devcluster.state import ClusterState
 from finetune_devcluster.supervisor import NAMESPACE, Supervisor
@@ -43,10 +45,11 @@ def start_cluster(folder: Path, name: str) -> ClusterState:
     namespaces.connect(pid, network)
     namespaces.mount_folders(pid, folder, network.address)
     credentials = control_plane.make_credentials(folder / "pki", endpoints)
-    _start_containerd(supervisor, paths["pause"])
+    _start_containerd(supervisor, paths)
     client = start_control_plane(supervisor, paths, credentials)
     _start_name_server(supervisor, paths["coredns"], network, credentials, client)
-    _start_node(supervisor, paths, network, credentials)
+    start_kubelet(supervisor, paths["kubelet"], network, credentials.authority, NODE_NAME)
+    _start_proxy(supervisor, paths["kube-proxy"], credentials.authority)
     start_object_store(supervisor, paths["versitygw"], network.address, object_store.PORT, object_store.POD_ENDPOINT)
     for path, manifest in node_config.build_external_service(
         object_store.NAMESPACE, object_store.SERVICE, network.address, object_store.PORT
@@ -66,8 +69,11 @@ def remove_traces(folder: Path, state: ClusterState) -> None:
     mount_points.remove_unused()
 
 
-def _start_containerd(supervisor: Supervisor, pause: Path) -> None:
+def _start_containerd(supervisor: Supervisor, paths: dict[str, Path]) -> None:
     """Start containerd over a folder of the cache, rid of the containers of clusters that have gone."""
+    pause, program = paths["pause"], paths["containerd"]
+    # It looks for its shim on the PATH, where another version of it may lie.
+    environment = {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
     holder = supervisor.state.processes[NAMESPACE]
     store = image_store.take_store(supervisor.folder, holder)
     supervisor.state.image_store = str(store)
@@ -77,7 +83,7 @@ def _start_containerd(supervisor: Supervisor, pause: Path) -> None:
     def start(*, cri: bool) -> None:
         text = node_config.build_containerd_config(store, snapshotter, sandbox, cri=cri)
         config = write_atomic(supervisor.folder / ("containerd.toml" if cri else "containerd-bare.toml"), text)
-        supervisor.start("containerd", ["containerd", "--config", str(config)])
+        supervisor.start("containerd", [str(program), "--config", str(config)], environment)
         supervisor.wait("containerd serving", lambda: image_store.is_serving(holder.pid), 30, ["containerd"])
 
     namespaces.run_inside(holder.pid, "cat >/run/cni/10-pods.conflist <<'END'\n" + _cni_text() + "\nEND")
@@ -98,23 +104,27 @@ def _cni_text() -> str:
     return json.dumps(node_config.build_cni_config())
 
 
-def _start_node(supervisor: Supervisor, paths: dict[str, Path], network: NodeNetwork, credentials: Credentials) -> None:
-    folder, authority = supervisor.folder, credentials.authority
-    server = supervisor.state.endpoints.server
-    user = f"system:node:{NODE_NAME}"
+def start_kubelet(supervisor: Supervisor, binary: Path, network: NodeNetwork, authority: CertificateAuthority, name: str) -> None:
+    """Start kubelet as the node called ``name``; what other nodes' pods left running here, it ends."""
+    folder, server = supervisor.folder, supervisor.state.endpoints.server
+    user = f"system:node:{name}"
     client = authority.issue("kubelet", user, [control_plane.NODE_GROUP])
-    serving = authority.issue("kubelet-server", user, [control_plane.NODE_GROUP], hosts=[network.address, NODE_NAME])
+    serving = authority.issue("kubelet-server", user, [control_plane.NODE_GROUP], hosts=[network.address, name])
     group = namespaces.make_cgroups(_compute_cgroup(compute_cluster_id(folder)))
     config = write_json(
         folder / "kubelet.json",
         node_config.build_kubelet_config(network.address, group, authority.cert, serving.cert, serving.key),
     )
     kubeconfig = write_kubeconfig(folder / "pki" / "kubelet.kubeconfig", server, authority.cert, client, user)
-    supervisor.start("kubelet", node_config.build_kubelet(paths["kubelet"], config, kubeconfig, network.address))
-    proxy_user = "system:kube-proxy"
-    proxy = authority.issue("kube-proxy", proxy_user)
-    kubeconfig = write_kubeconfig(folder / "pki" / "kube-proxy.kubeconfig", server, authority.cert, proxy, proxy_user)
-    supervisor.start("kube-proxy", node_config.build_kube_proxy(paths["kube-proxy"], kubeconfig))
+    supervisor.start("kubelet", node_config.build_kubelet(binary, config, kubeconfig, network.address, name))
+
+
+def _start_proxy(supervisor: Supervisor, binary: Path, authority: CertificateAuthority) -> None:
+    user = "system:kube-proxy"
+    pair = authority.issue("kube-proxy", user)
+    path = supervisor.folder / "pki" / "kube-proxy.kubeconfig"
+    kubeconfig = write_kubeconfig(path, supervisor.state.endpoints.server, authority.cert, pair, user)
+    supervisor.start("kube-proxy", node_config.build_kube_proxy(binary, kubeconfig))
 
 
 def _start_name_server(supervisor: Supervisor, binary: Path, network: NodeNetwork, credentials: Credentials, client: ApiClient) -> None:

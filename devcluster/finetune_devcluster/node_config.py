@@ -11,6 +11,9 @@ from finetune_devcluster.errors import DevClusterError
 NODE_NAME = "finetune-node"
 POD_RANGE = "10.244.0.0/24"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
+REGISTRIES = "/run/registries"
+"""Folder of the registries that containerd speaks to otherwise than by HTTPS, each with a folder `HOST:PORT`."""
+
 HOST_NAME = "host.finetune-dev.internal"
 """The name by which pods reach servers of the machine that the cluster runs on."""
 
@@ -51,27 +54,31 @@ def build_containerd_config(root: Path, snapshotter: str, sandbox_image: str, *,
         root: where images and snapshots are kept.
         cri: whether kubelet's interface is served; without it, only images and containers can be looked after.
     """
-    disabled = [f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "btrfs", "devmapper", "zfs")]
-    disabled += ["io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
+    disabled = [f"io.containerd.snapshotter.v1.{name}" for name in ("blockfile", "erofs")]
+    disabled += ["io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing", "io.containerd.nri.v1.nri"]
     if not cri:
-        disabled.append("io.containerd.grpc.v1.cri")
+        disabled += [f"io.containerd.{name}" for name in ("grpc.v1.cri", "cri.v1.runtime", "cri.v1.images")]
     # restrict_oom_score_adj: a machine without CAP_SYS_RESOURCE may not lower a score, and runc fails on the attempt.
-    return f"""version = 2
+    return f"""version = 4
 root = "{root}"
 state = "/run/containerd"
+imports = []
 disabled_plugins = [{", ".join(f'"{name}"' for name in disabled)}]
-[grpc]
+[plugins."io.containerd.server.v1.grpc"]
   address = "{CONTAINERD_SOCKET}"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{sandbox_image}"
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "{snapshotter}"
+  [plugins."io.containerd.cri.v1.images".pinned_images]
+    sandbox = "{sandbox_image}"
+  [plugins."io.containerd.cri.v1.images".registry]
+    config_path = "{REGISTRIES}"
+[plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true
   netns_mounts_under_state_dir = true
   disable_apparmor = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{find_cni_folder()}"
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["{find_cni_folder()}"]
     conf_dir = "/run/cni"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "{snapshotter}"
 """
 
 
@@ -137,13 +144,13 @@ def build_kubelet_config(address: str, cgroup_root: str, authority: Path, cert: 
     }
 
 
-def build_kubelet(binary: Path, config: Path, kubeconfig: Path, address: str) -> list[str]:
+def build_kubelet(binary: Path, config: Path, kubeconfig: Path, address: str, name: str = NODE_NAME) -> list[str]:
     """Build kubelet's command line."""
     return [
         str(binary),
         f"--config={config}",
         f"--kubeconfig={kubeconfig}",
-        f"--hostname-override={NODE_NAME}",
+        f"--hostname-override={name}",
         f"--node-ip={address}",
     ]
 

@@ -74,12 +74,12 @@ def start_object_store(supervisor: Supervisor, binary: Path, address: str, port:
     object_store.ensure_bucket(store)
 
 
-def wait_for_node(supervisor: Supervisor, client: ApiClient, needs: Sequence[str]) -> None:
-    """Wait until the node is ready and takes pods."""
+def wait_for_node(supervisor: Supervisor, client: ApiClient, needs: Sequence[str], name: str = NODE_NAME) -> None:
+    """Wait until the node called ``name`` is ready and takes pods."""
 
     def ready() -> bool:
         try:
-            found = client.request("GET", f"/api/v1/nodes/{NODE_NAME}")
+            found = client.request("GET", f"/api/v1/nodes/{name}")
         except (OSError, DevClusterError):
             return False
         conditions = {each["type"]: each["status"] for each in found["status"].get("conditions", [])}

@@ -1,4 +1,4 @@
-"""kopf's part: watching. Every event goes to the intake, and that is all a handler does."""
+"""kopf's part: watching. Every event that tells anything new goes to the intake, and that is all a handler does."""
 
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +52,7 @@ def build_registry(intake: Intake, on_end: Callable[[], None]) -> kopf.OperatorR
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.AiohttpSession:  # noqa: ANN401
-        return open_watch_session(find_connection(), SELECTORS, intake.note_list, intake.on_watch)
+        return open_watch_session(find_connection(), SELECTORS, intake.note_list, intake.on_watch, intake.sift)
 
     @kopf.on.cleanup(registry=registry)
     async def end(**_: Any) -> None:  # noqa: ANN401

@@ -36,8 +36,8 @@ class Observation:
     """Status as last written."""
     stored_status: Object
     """The same as it was read, with what this release doesn't know."""
-    version: str
-    """resourceVersion of the FineTuneJob."""
+    body: Object
+    """What is kept of the FineTuneJob: what was decided on."""
     job: Object | None
     """The Job of the newest attempt that exists."""
     attempt: int | None

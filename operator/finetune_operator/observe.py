@@ -91,7 +91,7 @@ class Observer:
             is_newer=is_newer,
             status=status,
             stored_status=body.get("status", {}),
-            version=metadata["resourceVersion"],
+            body=body,
             job=job,
             attempt=_attempt_of(job) if job is not None else None,
             old_jobs=tuple(jobs[:-1]),

@@ -147,7 +147,7 @@ class Reconciler:
         nodes = observation.spec.resources.nodes if observation.spec is not None else 1
         name = build_job_name(observation.ref.name, observation.ref.uid, attempt, nodes=nodes)
         if observation.status.attempt == attempt and observation.status.job_name == name:
-            await self._writer.write(observation.ref, observation.version, {"attempt": attempt})
+            await self._writer.write(observation.body, {"attempt": attempt})
             return observation
         claim: dict[str, object] = {"attempt": attempt, "job_name": name, "defaults": observation.defaults}
         if observation.status.attempt != attempt:
@@ -165,7 +165,7 @@ class Reconciler:
             return
         if desired.phase is not None and desired.phase.is_terminal:
             self._reports.close(observation.ref.uid)
-        await self._writer.write(observation.ref, observation.version, patch)
+        await self._writer.write(observation.body, patch)
         if desired.phase is not observation.status.phase:
             log.info("phase is %s", desired.phase, extra={"attempt": desired.attempt})
         if self._usage is not None:

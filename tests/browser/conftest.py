@@ -97,7 +97,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             "tokensPerSecond": [5120 + noise.gauss(0, 40) for _ in steps],
             "memoryBytes": [round(17.2e9 * (1 - 0.08 * 0.9**step)) for step in steps],
         }
-        time = f"{datetime.now(UTC) - timedelta(minutes=34):%Y-%m-%dT%H:%M:%SZ}"
+        now = datetime.now(UTC)
+        # A run can't wait for longer than it is there.
+        queued, time = (f"{each:%Y-%m-%dT%H:%M:%SZ}" for each in (now, now - timedelta(minutes=34)))
         running = {
             "phase": "Running",
             "gpus": 2,
@@ -125,7 +127,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             ],
         }
         make_run(cluster, "team-a", "support-bot", running)
-        make_run(cluster, "team-a", "summaries", {"phase": "Queued", "queue": {"name": "team-a", "position": 2}, "queuedSince": time})
+        make_run(cluster, "team-a", "summaries", {"phase": "Queued", "queue": {"name": "team-a", "position": 2}, "queuedSince": queued})
         done = {
             "phase": "Succeeded",
             "metrics": {"loss": 0.7},

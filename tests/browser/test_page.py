@@ -68,7 +68,7 @@ def test_a_right_that_is_withdrawn_is_gone_within_seconds(site: Site) -> None:
     site.cluster.kubectl("create", "serviceaccount", "leaver", "--namespace=team-a")
     site.cluster.kubectl("create", "rolebinding", "leaver", "--namespace=team-a", "--role=reader", "--serviceaccount=team-a:leaver")
     token = site.token("team-a", "leaver")
-    assert "support-bot" in site.get("/", token)[1]
+    wait_until(lambda: "support-bot" in site.get("/", token)[1], "the right is in force")
     site.cluster.kubectl("delete", "rolebinding", "leaver", "--namespace=team-a")
     wait_until(lambda: "support-bot" not in site.get("/", token)[1], "the run is not shown any more")
 

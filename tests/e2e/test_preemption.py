@@ -19,6 +19,7 @@ import pytest
 from finetune_api.exit_codes import ExitCode
 from finetune_api.names import ENV_POD_NAME
 from tests.support.manifests import Manifest
+from tests.support.pod_security import UNPRIVILEGED
 from tests.support.runs import START_SECONDS, Run, Runs
 from tests.support.timeline import PODS, condition_of, step_of, trainer_state_of
 
@@ -71,20 +72,13 @@ class Rival:
 
     def come(self) -> None:
         """Create it, and wait until it has its GPU."""
-        security: Manifest = {
-            "allowPrivilegeEscalation": False,
-            "runAsNonRoot": True,
-            "runAsUser": 10001,
-            "capabilities": {"drop": ["ALL"]},
-            "seccompProfile": {"type": "RuntimeDefault"},
-        }
         container = {
             "name": "rival",
             "image": self._image,
             "imagePullPolicy": "Never",
             "command": ["sleep", "infinity"],
             "resources": {"limits": {"nvidia.com/gpu": "1"}, "requests": {"cpu": "10m"}},
-            "securityContext": security,
+            "securityContext": UNPRIVILEGED,
         }
         spec = {"priorityClassName": "e2e-high", "terminationGracePeriodSeconds": 0, "containers": [container]}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": self._name, "namespace": self._namespace}, "spec": spec}

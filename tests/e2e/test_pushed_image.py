@@ -1,51 +1,77 @@
-"""What `output.push` leaves in a registry, in the hands of a node's container runtime.
+"""What `output.push` leaves in a registry, mounted into a pod by kubelet and containerd as an image volume.
 
-An image volume is this, done by kubelet and containerd (2.1 and newer): pull by digest, unpack, mount read-only. The node of these tests
-has Debian's containerd, which is older, so the three steps are asked of it one by one.
+The registry is a real one, the digest is the one that status names, and what the pod finds is held against the manifest that the run
+published.
 """
 
-import subprocess
+import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from finetune_devcluster import Cluster, image_store
-from finetune_trainer.storage import Credentials
-from finetune_trainer.storage.images import push_image
-from finetune_trainer.storage.registry import Registry
+from finetune_devcluster.node_config import HOST_NAME
+from tests.e2e.test_run import digest
+from tests.support.pod_security import UNPRIVILEGED
 from tests.support.registry_server import run_registry
+from tests.support.runs import START_SECONDS, Runs
+from tests.support.timeline import PODS, Object, phase_of
 
 pytestmark = pytest.mark.node
-SECONDS = 120
+
+MOUNTED = "/adapters/support-bot"
+READ = f"""
+import hashlib, json, pathlib
+folder = pathlib.Path({MOUNTED!r})
+files = [path for path in folder.rglob("*") if path.is_file()]
+digests = {{str(path.relative_to(folder)): "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest() for path in files}}
+try:
+    (folder / "written").touch()
+    error = 0
+except OSError as refused:
+    error = refused.errno
+print(json.dumps({{"error": error, "digests": digests}}))
+"""
+READ_ONLY_FILE_SYSTEM = 30
 
 
-def run_on_node(cluster: Cluster, *words: str) -> str:
-    """Run a program in the node's own namespaces."""
-    spoken = subprocess.run([*cluster.entry, *words], capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert spoken.returncode == 0, spoken.stdout + spoken.stderr
-    return spoken.stdout
+def test_a_pushed_adapter_is_mounted_by_its_digest_as_an_image_volume(
+    runs: Runs, namespace: str, images: dict[str, str], tmp_path: Path
+) -> None:
+    with run_registry(tmp_path / "registry", address=runs.cluster.host_address) as url:
+        address = f"{HOST_NAME}:{urlsplit(url).port}"
+        runs.cluster.trust_registry(address)
+        push = {"uri": f"oci://{address}/team-a/support-bot:v1", "endpointUrl": f"http://{address}"}
+        run = runs.apply(namespace, "pushed", {"output": {"push": [push]}})
+        published, pushed = run.wait_success()["status"]["artifacts"]
+        image = f"{pushed['uri'].removeprefix('oci://').rpartition(':')[0]}@{pushed['digest']}"
+        runs.cluster.kubectl("create", "--filename=-", stdin=json.dumps(_build_reader(namespace, image, images["operator"])))
+        runs.timeline.wait_for(
+            PODS, namespace, "reader", lambda body: phase_of(body) in ("Succeeded", "Failed"), START_SECONDS, "the reader has read"
+        )
+        seen = json.loads(run.log("reader"))
+    # The node's images outlive the cluster, and every registry has another port.
+    there = runs.cluster.list_images()
+    pulled = {digest for name, digest in there.items() if name.startswith(f"{HOST_NAME}:")}
+    assert pushed["digest"] in pulled
+    runs.cluster.remove_images([name for name, digest in there.items() if digest in pulled])
+    manifest = run.store.cat_file(f"{published['uri'].removeprefix('s3://')}/manifest.json")
+    assert digest(manifest) == published["digest"]
+    promised: dict[str, str] = {file["path"]: file["digest"] for file in json.loads(manifest)["files"]}
+    assert "adapter_model.safetensors" in promised
+    assert seen["digests"] == {**promised, "manifest.json": published["digest"]}
+    assert seen["error"] == READ_ONLY_FILE_SYSTEM
 
 
-def test_a_pushed_artifact_is_pulled_by_digest_unpacked_and_mounted_read_only(cluster: Cluster, tmp_path: Path) -> None:
-    files = {"adapter_config.json": b"{}", "tokenizer/vocab.json": b'{"a": 1}', "adapter_model.safetensors": bytes(range(256)) * 9000}
-    for path, content in files.items():
-        (tmp_path / "adapter" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "adapter" / path).write_bytes(content)
-    with run_registry(tmp_path / "registry", address=cluster.host_address) as url:
-        registry = Registry("oci://registry.test/team-a/support-bot:v1", "output", Credentials(), url)
-        image = f"{urlsplit(url).netloc}/team-a/support-bot@{push_image(tmp_path / 'adapter', registry, {})}"
-        snapshotter = f"--snapshotter={image_store.find_snapshotter(tmp_path)}"
-        run_on_node(cluster, "ctr", "--namespace=k8s.io", "images", "pull", "--plain-http", snapshotter, image)
-    target = "/run/pushed-image"
-    run_on_node(cluster, "mkdir", "-p", target)
-    try:
-        run_on_node(cluster, "ctr", "--namespace=k8s.io", "images", "mount", snapshotter, image, target)
-        found = run_on_node(cluster, "find", target, "-type", "f").split()
-        assert {path.removeprefix(f"{target}/") for path in found} == files.keys()
-        digests = run_on_node(cluster, "sha256sum", *found)
-        here = subprocess.run(["sha256sum", *files], cwd=tmp_path / "adapter", capture_output=True, text=True, check=True).stdout
-        assert sorted(digests.replace(f"{target}/", "").splitlines()) == sorted(here.splitlines())
-    finally:
-        run_on_node(cluster, "ctr", "--namespace=k8s.io", "images", "unmount", "--rm", target)
-        run_on_node(cluster, "ctr", "--namespace=k8s.io", "images", "rm", image)
+def _build_reader(namespace: str, image: str, program: str) -> Object:
+    container = {
+        "name": "reader",
+        "image": program,
+        "imagePullPolicy": "Never",
+        "command": ["python", "-c", READ],
+        "securityContext": UNPRIVILEGED,
+        "volumeMounts": [{"name": "adapter", "mountPath": MOUNTED, "readOnly": True}],
+    }
+    volumes = [{"name": "adapter", "image": {"reference": image, "pullPolicy": "IfNotPresent"}}]
+    spec = {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container], "volumes": volumes}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "reader", "namespace": namespace}, "spec": spec}

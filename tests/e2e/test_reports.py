@@ -8,6 +8,7 @@ import pytest
 
 from finetune_api.names import ENV_CONFIG, REPORT_PATH, report_audience
 from finetune_api.trainer_config import TrainerConfig
+from tests.support.pod_security import UNPRIVILEGED
 from tests.support.runs import Run, Runs
 from tests.support.timeline import PODS, Object, phase_of, step_of, trainer_state_of
 
@@ -141,13 +142,12 @@ def apply_pod(runs: Runs, namespace: str, name: str, image: str, program: str, e
         "image": image,
         "command": ["python", "-c", program],
         "env": [{"name": key, "value": value.replace("$", "$$")} for key, value in environment.items()],
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": UNPRIVILEGED,
     }
     spec = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1,
         "automountServiceAccountToken": False,
-        "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
     }
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}

@@ -33,6 +33,8 @@ class GangScheduler(ABC):
     """`schedulerName` of their pods."""
     group_resource: ClassVar[str]
     """API path of its PodGroups, below a namespace: `GROUP/VERSION` before it, `podgroups` after."""
+    preempts: ClassVar[bool] = True
+    """Whether a group of higher priority makes others give way to it."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self._cluster = cluster
@@ -111,16 +113,25 @@ class Coscheduling(GangScheduler):
 
 
 class Volcano(GangScheduler):
-    """Volcano: its scheduler, and its controllers, which make the PodGroups."""
+    """Volcano: its scheduler, and its controllers, which make the PodGroups. Its webhooks' checks of pods and PodGroups are the admission
+    policies that its chart has in their place."""
 
     gang = "volcano"
     scheduler_name = "volcano"
     group_resource = "scheduling.volcano.sh/v1beta1"
+    preempts = False
+
+    def _configure(self, given: str) -> str:
+        """Return the scheduler's configuration; ``given`` is its chart's."""
+        return given
 
     def _start(self) -> None:
         module = find_module("volcano", "volcano.sh/volcano")
         self._install(*sorted((module / "config" / "crd").glob("*/bases/*.yaml")))
-        config = module / "installer" / "helm" / "chart" / "volcano" / "config" / "volcano-scheduler.conf"
+        chart = module / "installer" / "helm" / "chart" / "volcano"
+        self._install(*(chart / "policy" / f"{kind}-validating.yaml" for kind in ("pods", "podgroups")))
+        config = self._folder / "volcano-scheduler.conf"
+        config.write_text(self._configure((chart / "config" / "volcano-scheduler.conf").read_text()))
         ports = find_free_ports(2)
         common = [f"--kubeconfig={self._cluster.kubeconfig}", "--leader-elect=false", "--enable-healthz=true", "--v=3"]
         health = [f"http://127.0.0.1:{port}/healthz" for port in ports]
@@ -130,8 +141,20 @@ class Volcano(GangScheduler):
         self._run("vc-scheduler", *common, addresses[1], *extra, health=health[1])
 
 
-SCHEDULERS: Final[dict[str, type[GangScheduler]]] = {each.gang: each for each in (Coscheduling, Volcano)}
-"""By `scheduling.gang`."""
+class PreemptingVolcano(Volcano):
+    """Volcano with the action `preempt`, and without `enqueue`, which would keep out a group that needs room made for it."""
+
+    preempts = True
+
+    def _configure(self, given: str) -> str:
+        return str(yaml.safe_dump({**yaml.safe_load(given), "actions": "allocate, preempt, backfill"}))
+
+
+SCHEDULERS: Final[dict[str, type[GangScheduler]]] = {
+    "coscheduling": Coscheduling,
+    "volcano": Volcano,
+    "volcano-that-preempts": PreemptingVolcano,
+}
 
 
 def _answers(url: str) -> bool:

@@ -6,16 +6,20 @@ behaves like this is what the integration tests show.
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
+
+import orjson
 
 from finetune_operator.kube.client import (
     EVENTS,
     FINETUNEJOBS,
     FINETUNESWEEPS,
     JOBS,
+    JSON_PATCH,
     LEASES,
     NODES,
     PODS,
@@ -44,6 +48,8 @@ class Call:
     subresource: str | None
     body: Manifest
     selectors: dict[str, str] = field(default_factory=dict)
+    operations: tuple[Manifest, ...] = ()
+    """Of a JSON patch."""
 
     @property
     def writes(self) -> bool:
@@ -87,8 +93,11 @@ class InMemoryApi(KubeClient):
     async def close(self) -> None:
         """Nothing to close."""
 
-    async def _call(self, method: str, path: str, body: Any = None, *, content_type: str = "") -> Manifest:  # noqa: ARG002
-        call = _parse(method, path, body or {})
+    async def _call(self, method: str, path: str, body: Any = None, *, content_type: str = "") -> Manifest:
+        if content_type == JSON_PATCH:
+            call = replace(_parse(method, path, {}), operations=tuple(orjson.loads(orjson.dumps(body))))
+        else:
+            call = _parse(method, path, body or {})
         self.calls.append(call)
         self.before(call)
         answer = copy.deepcopy(self._answer(call))
@@ -110,6 +119,8 @@ class InMemoryApi(KubeClient):
             raise ApiError(404, "NotFound", f'{kind} "{call.name}" not found', call.method)
         if call.method == "GET":
             return known[key]
+        if call.operations:
+            call = replace(call, body=_merge_of(call.operations, known[key]))
         wanted = call.body.get("preconditions" if call.method == "DELETE" else "metadata", {})
         for precondition in ("uid", "resourceVersion"):
             if wanted.get(precondition) not in (None, known[key]["metadata"][precondition]):
@@ -141,6 +152,20 @@ class InMemoryApi(KubeClient):
                 if any(owner["uid"] == gone["metadata"]["uid"] for owner in child["metadata"].get("ownerReferences", ())):
                     del self.objects[resource][child_key]
         return gone
+
+
+def _merge_of(operations: Iterable[Manifest], body: Manifest) -> Manifest:
+    """Return the merge patch that does to ``body`` what tests and additions of whole parts do."""
+    patch: Manifest = {}
+    for operation in operations:
+        *way, last = operation["path"].strip("/").split("/")
+        held = reduce(lambda part, key: part[key], way, body)
+        if operation["op"] == "add":
+            gone = dict.fromkeys(held.get(last, {}).keys() - operation["value"].keys())
+            patch[last] = {**gone, **operation["value"]}
+        elif held.get(last) != operation["value"]:
+            raise ApiError(422, "Invalid", "the server rejected our request due to an error in our request", "PATCH")
+    return patch
 
 
 def _parse(method: str, path: str, body: Manifest) -> Call:

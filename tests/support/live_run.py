@@ -71,6 +71,21 @@ class LiveRun:
         """Return one of its conditions; empty before there is one."""
         return next((each for each in self.status.get("conditions", []) if each["type"] == kind), {})
 
+    def events(self) -> list[Object]:
+        """Return the Events about it: what it once said, too."""
+        path = f"/api/v1/namespaces/{self.namespace}/events?fieldSelector=involvedObject.name%3D{self.name}"
+        items: list[Object] = self.client.request("GET", path)["items"]
+        return items
+
+    def wait_event(self, reason: str, seconds: float = PATIENCE) -> Object:
+        """Wait until there is an Event with this reason about it, and return it. Events are written after the status that they tell of."""
+        return wait_until(
+            lambda: next((each for each in self.events() if each["reason"] == reason), None),
+            f"{self.name} has an Event {reason}",
+            seconds,
+            self.explain,
+        )
+
     def jobs(self) -> list[Object]:
         """Return its Jobs, by label."""
         return self._children("apis/batch/v1", "jobs")

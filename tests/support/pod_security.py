@@ -23,6 +23,14 @@ SAFE_SYSCTLS: Final = frozenset(
         "net.ipv4.tcp_keepalive_probes",
     }
 )
+UNPRIVILEGED: Final[dict[str, Any]] = {
+    "allowPrivilegeEscalation": False,
+    "runAsNonRoot": True,
+    "runAsUser": 10001,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""A container's securityContext that the restricted standard takes."""
 SELINUX_TYPES: Final = frozenset({None, "", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"})
 SECCOMP_TYPES: Final = frozenset({"RuntimeDefault", "Localhost"})
 

@@ -53,3 +53,30 @@ def find_offloading(result: Path) -> None:
         and "args.activation_offloading" in inspect.getsource(trainer)
     ]
     result.write_text(json.dumps({"offered": sorted(OFFLOADING_OBJECTIVES), "known": sorted(known)}))
+
+
+def choose_kernels_without_a_compiler(result: Path) -> None:
+    """Be on a GPU, as far as Triton and TRL ask, in an image without a C compiler; write whether kernels would be called."""
+    import logging
+    import os
+
+    import torch
+    from triton.backends import backends
+    from trl.kernels import chunked_logprob
+    from trl.trainer import utils
+
+    from finetune_trainer.device import Device
+    from finetune_trainer.model.kernels import choose_kernels
+
+    logging.basicConfig()
+    backends["nvidia"].driver.is_active = staticmethod(lambda: True)
+    backends["amd"].driver.is_active = staticmethod(lambda: False)
+    os.environ.pop("CC", None)
+    os.environ |= {"PATH": "", "TRITON_LIBCUDA_PATH": str(result.parent), "TRITON_CACHE_DIR": str(result.parent / "cache")}
+    asked = inspect.getsource(utils.selective_log_softmax)
+    seen = {"asks": "_supports_trl_loss_kernel(" in asked, "before": chunked_logprob._use_triton(torch.device("cuda"))}
+    choose_kernels(Device("cpu", "cpu"))
+    seen["on a processor"] = chunked_logprob._use_triton(torch.device("cuda"))
+    choose_kernels(Device("cuda", "a GPU"))
+    seen["after"] = chunked_logprob._use_triton(torch.device("cuda")) or utils._supports_trl_loss_kernel(torch.zeros(1, 2))
+    result.write_text(json.dumps(seen))

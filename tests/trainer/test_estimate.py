@@ -69,6 +69,8 @@ REWARDS = [{"name": "short", "type": "length", "maxTokens": 64}]
         ("llama", {"objective": "orpo", "training": PLAIN}),
         ("llama", {"objective": "reward", "training": PLAIN}),
         ("llama", {"objective": "distill", "distill": {"teacher": {"uri": "hf://a/teacher"}}}),
+        ("llama", {"training": {"activationOffloading": True}}),
+        ("llama", {"resources": {"gpus": 2}}),
         ("llama", {"objective": "grpo", "grpo": {"rewards": REWARDS}, "training": PLAIN}),
     ],
     ids=str,

@@ -160,13 +160,14 @@ def test_one_that_begins_anew_alone_makes_the_others_begin_anew(trainers: Traine
 
 
 def test_pod_with_several_gpus_trains_by_a_process_for_each(trainers: Trainers, workspace: Path, alone: list[float]) -> None:
-    """The GPUs are simulated. One word and one exit code speak for the pod."""
+    """The GPUs are simulated. One word and one exit code speak for the pod, and its data are tokenised once."""
     config = make_config(workspace, "group-gpus", method=METHOD, training={**TRAINING, "gradientAccumulationSteps": 4})
     config |= {"device": {"gpus": 2, "allowCpu": True}, "group": {"nodes": 1, "processes": 2, "address": "127.0.0.1"}}
     code, process = trainers.run(config, {"CUDA_VISIBLE_DEVICES": ""})
     assert code == 0, process.log
     assert [artifact.name for artifact in process.summary.artifacts] == ["adapter"]
     assert read_losses(workspace, "group-gpus") == pytest.approx(alone, rel=1e-4)
+    assert process.log.count("The first, with what is learnt") == 1
 
 
 def test_pod_with_several_gpus_passes_on_that_it_is_to_stop(trainers: Trainers, workspace: Path) -> None:

@@ -25,6 +25,10 @@ def wait_for_checkpoint(running: RunningTrainer, workspace: Path, name: str, ste
     running.wait_for(checkpoint(workspace, name, step).exists, f"checkpoint of step {step}")
 
 
+def keep_tokenised(config: dict[str, Any]) -> dict[str, Any]:
+    return {**config, "dataset": {**config["dataset"], "keepTokenised": True}}
+
+
 def forget_local_files(workspace: Path, name: str) -> None:
     """The next pod has an empty disk."""
     shutil.rmtree(workspace / "work" / name)
@@ -32,12 +36,15 @@ def forget_local_files(workspace: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def interrupted(trainers: Trainers, workspace: Path, dead_receiver: dict[str, Any]) -> RunningTrainer:
-    """A run stopped by SIGTERM in its midst. It asked for a GPU, trains on the processor, and nobody takes its reports."""
+    """A run stopped by SIGTERM in its midst. It asked for a GPU, trains on the processor, nobody takes its reports, and it keeps its
+    tokenised data.
+    """
     name = "interrupted"
-    running = trainers.start(
-        make_config(workspace, name, reporting=dead_receiver, device={"gpus": 1, "allowCpu": True}), {"CUDA_VISIBLE_DEVICES": ""}
-    )
+    config = make_config(workspace, name, reporting=dead_receiver, device={"gpus": 1, "allowCpu": True})
+    running = trainers.start(keep_tokenised(config), {"CUDA_VISIBLE_DEVICES": ""})
     wait_for_checkpoint(running, workspace, name, 4)
+    kept = workspace / "out" / name / "checkpoints" / f"uid-{name}"
+    running.wait_for(lambda: any(kept.glob("tokens-*/manifest.json")), "the tokenised data in the store")
     running.send(signal.SIGTERM)
     running.send(signal.SIGTERM)
     return running
@@ -64,8 +71,9 @@ def test_resumed_run_equals_an_uninterrupted_one(
     assert interrupted.wait() == ExitCode.INTERRUPTED
     stopped_at = interrupted.summary.checkpoint_step
     forget_local_files(workspace, "interrupted")
-    code, process = trainers.run(make_config(workspace, "interrupted"))
+    code, process = trainers.run(keep_tokenised(make_config(workspace, "interrupted")))
     assert code == 0, process.log
+    assert "the data were tokenised by an earlier pod: 60 examples to train on" in process.log
     assert f"going on from the checkpoint of step {stopped_at} of 14" in process.log
     compare(Finished(code, process, workspace / "out" / "interrupted"), uninterrupted)
     assert process.summary.metrics.base_eval_loss == uninterrupted.process.summary.metrics.base_eval_loss

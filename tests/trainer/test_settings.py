@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.settings_checks import build_settings, find_offloading
+from tests.support.settings_checks import build_settings, choose_kernels_without_a_compiler, find_offloading
 from tests.support.trainer_process import Trainers
 
 pytestmark = pytest.mark.torch
@@ -31,3 +31,12 @@ def test_the_trainers_hook_for_it_is_in_place(trainers: Trainers, tmp_path: Path
     assert seen["offered"] == seen["known"]
     assert "sft" in seen["known"]
     assert "orpo" not in seen["known"]
+
+
+def test_without_a_compiler_the_loss_is_computed_without_kernels(trainers: Trainers, tmp_path: Path) -> None:
+    """Triton compiles its launcher on the machine that it runs on. Where it can't, the first step on a GPU would fail."""
+    result = tmp_path / "seen.json"
+    chosen = trainers.call(choose_kernels_without_a_compiler, result)
+    assert chosen.wait() == 0, chosen.log
+    assert json.loads(result.read_text()) == {"asks": True, "before": True, "on a processor": True, "after": False}
+    assert "not by TRL's Triton kernels, which would be faster: Failed to find C compiler" in chosen.log

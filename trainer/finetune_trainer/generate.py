@@ -59,6 +59,7 @@ class Answering:
             build_quantization_config,
             keep_weights_as_loaded,
             load_tokenizer,
+            open_packed,
             plain_linear_layers,
         )
         from finetune_trainer.storage.models import fetch_model  # noqa: PLC0415
@@ -68,17 +69,20 @@ class Answering:
         base = fetch_model(model, Credentials.from_environ(ENV_PREFIX_MODEL), cache / "model" / model.uri.replace("/", "_"))
         self._tokenizer = load_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base.path, model.uri)
         try:
-            with plain_linear_layers(AutoConfig.from_pretrained(base.path, trust_remote_code=False, local_files_only=True).model_type):
+            config = AutoConfig.from_pretrained(base.path, trust_remote_code=False, local_files_only=True)
+            config, packed = open_packed(config)
+            with plain_linear_layers(config.model_type):
                 loaded = AutoModelForCausalLM.from_pretrained(
                     base.path,
                     dtype=getattr(torch, quantization.compute_dtype),
-                    quantization_config=build_quantization_config(quantization),
-                    device_map="auto" if cuda else None,
+                    quantization_config=None if packed else build_quantization_config(quantization),
+                    device_map=({"": 0} if packed else "auto") if cuda else None,
                     use_safetensors=True,
                     trust_remote_code=False,
                     local_files_only=True,
+                    **({"config": config} if packed else {}),
                 )
-            if quantization.type != "none":
+            if quantization.type != "none" and not packed:
                 keep_weights_as_loaded(loaded)
             self._model = PeftModel.from_pretrained(loaded, str(adapter), local_files_only=True)
         except (ValueError, OSError, KeyError, RuntimeError, ImportError) as error:

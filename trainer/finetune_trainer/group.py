@@ -208,6 +208,23 @@ class Group:
         if self._store is not None and not self.local_rank:
             self._store.set(f"files/{self.rank}", "")
 
+    @property
+    def shares(self) -> bool:
+        """Whether there are other processes in this pod, which share its files."""
+        return self._config is not None and self._config.processes > 1
+
+    def wait_for_data(self) -> bool:
+        """As another process of a pod: wait until the first of the pod has prepared the data; return whether they are there to be read."""
+        name = f"data/{self.rank - self.local_rank}"
+        while not self._store.check([name]):
+            time.sleep(_POLL_SECONDS)
+        return bool(self._store.get(name) == b"kept")
+
+    def tell_data(self, *, kept: bool) -> None:
+        """As the first process of a pod: say that the data are prepared, and whether the others can read them."""
+        if self._store is not None and not self.local_rank:
+            self._store.set(f"data/{self.rank}", "kept" if kept else "lost")
+
     @contextmanager
     def in_turn(self) -> Iterator[None]:
         """Do what stands in the block one after the other in the processes of a pod: each takes a lot of the node's memory for a while."""

@@ -39,10 +39,9 @@ def compute_changes_that_fit(shape: ModelShape, spec: FineTuneJobSpec, limit_byt
         if kind in found or any(set(change.fields) <= set(fields) for change in found.values()):
             continue  # a smaller change of the same fields is enough, or a part of this one
         try:
-            changed = _change(spec, fields)
+            estimate: Estimate = compute_estimate(shape, _change(spec, fields), teacher)
         except ValueError:
-            continue  # the rules refuse it: prefix tuning has no checkpointing, say
-        estimate: Estimate = compute_estimate(shape, changed, teacher)
+            continue  # the rules refuse it: prefix tuning has no checkpointing, say, and a packed base is not quantised again
         if estimate.total_bytes <= limit_bytes:
             found[kind] = Change(fields, estimate.total_bytes, keeps)
     return sorted(found.values(), key=lambda change: not change.keeps_result)
@@ -64,6 +63,8 @@ def _candidates(spec: FineTuneJobSpec) -> Iterator[tuple[tuple[tuple[str, object
                 ("training.gradientAccumulationSteps", steps),
             )
             yield both, True
+    if training.gradient_checkpointing and not training.activation_offloading:
+        yield (("training.activationOffloading", True),), True
     if spec.resources.gpus * spec.resources.nodes > 1 and training.sharding == "none":
         yield from _divided(spec)
     if quantization.type != "nf4" and spec.method.adapter.type != "none":

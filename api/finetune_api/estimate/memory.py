@@ -9,7 +9,7 @@ from typing import Final
 
 from finetune_api.estimate.division import Division, build_division, divides
 from finetune_api.estimate.generation import build_answer_terms, compute_judging_bytes
-from finetune_api.estimate.shape import ModelShape, ShapeUnknown
+from finetune_api.estimate.shape import ModelShape, Packing, ShapeUnknown
 from finetune_api.estimate.step import WIDTHS, build_moving_terms
 from finetune_api.estimate.terms import Term
 from finetune_api.estimate.trained import build_trained, compute_state_bytes
@@ -102,8 +102,14 @@ def _divide(terms: list[Term], division: Division) -> list[Term]:
 def _check(shape: ModelShape, spec: FineTuneJobSpec, teacher: ModelShape | None) -> None:
     if spec.method.adapter.target_parameters is not None:
         raise ShapeUnknown("not estimated: method.adapter.targetParameters, whose updates are added to the experts' weights themselves")
-    if spec.training.activation_offloading:
-        raise ShapeUnknown("not estimated: training.activationOffloading, by which activations are in the node's memory")
+    if shape.packing is not None and spec.method.quantization.type != "none":
+        raise ShapeUnknown("the base is quantised already, and stays so: set method.quantization.type to none")
+    if shape.packing is not None and divides(spec):
+        raise ShapeUnknown("the base is quantised already, and its packed weights can't be divided (training.sharding)")
+    if shape.packing is not None and spec.method.adapter.type == "none":
+        raise ShapeUnknown("the base is quantised already: its weights can't be trained (method.adapter.type none)")
+    if spec.training.activation_offloading and not spec.training.gradient_checkpointing:
+        raise ShapeUnknown("not estimated: training.activationOffloading without gradientCheckpointing, of which some activations stay")
     if spec.method.objective == "distill" and teacher is None:
         raise ShapeUnknown("not estimated: the teacher's shape (method.distill.teacher) is not known")
     if shape.experts and spec.method.adapter.type == "none":
@@ -119,6 +125,8 @@ def _base_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
         plain -= shape.vocabulary * shape.hidden  # it has a score in the place of the head
     what = "embedding, head, norms" + (", experts (fused, which bitsandbytes leaves alone)" if shape.experts else "")
     rest = Term("base, not quantised", "held", plain * width, f"{what}: {plain:,} numbers of {width} bytes")
+    if shape.packing is not None:
+        return [*_packed_terms(shape, shape.packing), rest]
     if quantization.type == "none":
         return [Term("base", "held", weights * width, f"{weights:,} weights of {width} bytes"), rest]
     if quantization.type == "int8":
@@ -140,6 +148,16 @@ def _base_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
     ]
 
 
+def _packed_terms(shape: ModelShape, packing: Packing) -> list[Term]:
+    """Return what weights take that are packed already: a scale of 2 bytes and a zero, of 1 byte or 4, to a group."""
+    groups = shape.layers * sum(linear.outputs * (linear.inputs // packing.group if packing.group else 1) for linear in shape.linears)
+    shared, zero = f"{packing.group} weights" if packing.group else "a row", 1 if packing.bits == 4 else 4
+    return [
+        Term(f"base in {packing.bits} bits", "held", shape.linear_parameters * packing.bits // 8, f"{shape.linear_parameters:,} weights"),
+        Term(CONSTANTS, "held", (2 + zero) * groups, f"a scale of 2 bytes and a zero of {zero} for {shared}"),
+    ]
+
+
 def _notes(shape: ModelShape, spec: FineTuneJobSpec, moving: int) -> tuple[str, ...]:
     notes: list[str] = []
     method = spec.method
@@ -147,6 +165,8 @@ def _notes(shape: ModelShape, spec: FineTuneJobSpec, moving: int) -> tuple[str, 
         notes.append("models with experts were not held against a measurement: how tokens spread over experts moves the peak")
     if method.quantization.type == "int8":
         notes.append("int8 was not held against a measurement: outlier columns take memory of their own")
+    if shape.packing is not None:
+        notes.append("a base that is packed already was not held against a measurement on a GPU")
     if method.adapter.dora:
         notes.append("DoRA was not held against a measurement: it takes the norm of each weight with its update in every pass")
     if method.objective == "orpo":

@@ -34,6 +34,15 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
+class Packing:
+    """How the weights of the linear layers are packed already, by GPTQ, AWQ or compressed-tensors."""
+
+    bits: int
+    group: int | None
+    """Inputs that share a scale and a zero; None: all of a row."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelShape:
     """Sizes of a decoder. All are counts of numbers, not bytes."""
 
@@ -54,6 +63,8 @@ class ModelShape:
     experts: int = 0
     """Experts of a layer, fused into two tensors that can't be quantised; 0 of a dense model."""
     experts_per_token: int = 0
+    packing: Packing | None = None
+    """Set of a base that is quantised already."""
 
     @property
     def query(self) -> int:
@@ -96,13 +107,13 @@ class ModelShape:
 def read_shape(config: Mapping[str, Any]) -> ModelShape:
     """Read the shape from a ``config.json``.
 
-    :raises ShapeUnknown: the architecture is not one of :data:`SUPPORTED`, a size is missing, or the weights are quantised already.
+    :raises ShapeUnknown: the architecture is not one of :data:`SUPPORTED`, a size is missing, or the weights are quantised already in a way
+        that is not counted.
     """
     kind = str(config.get("model_type", ""))
     if kind not in SUPPORTED:
         raise ShapeUnknown(f"the layers of model_type {kind or '(none)'} are not known; known are {', '.join(SUPPORTED)}")
-    if config.get("quantization_config"):
-        raise ShapeUnknown("the weights are quantised already; estimate with the config.json of the model in 16 bits")
+    packing = _read_packing(config.get("quantization_config"))
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     head_dim = int(config.get("head_dim") or hidden // heads)
     kv_heads = int(config.get("num_key_value_heads") or heads)
@@ -123,7 +134,22 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
         head_norms=kind == "qwen3",
         experts=experts,
         experts_per_token=_size(config, "num_experts_per_tok") if experts else 0,
+        packing=packing,
     )
+
+
+def _read_packing(found: Any) -> Packing | None:  # noqa: ANN401  whatever a file holds
+    if not found:
+        return None
+    if isinstance(found, Mapping):
+        weights: Any = found
+        if found.get("quant_method") == "compressed-tensors":
+            groups = [*(found.get("config_groups") or {}).values()]
+            weights = groups[0].get("weights") or {} if len(groups) == 1 and found.get("format") == "pack-quantized" else {}
+        bits, group = weights.get("num_bits", weights.get("bits")), weights.get("group_size")
+        if found.get("quant_method") in ("gptq", "awq", "compressed-tensors") and bits in (4, 8):
+            return Packing(bits, group if isinstance(group, int) and group > 0 else None)
+    raise ShapeUnknown("the weights are quantised already; estimate with the config.json of the model in 16 bits")
 
 
 def _build_linears(kind: str, config: Mapping[str, Any], hidden: int, query: int, key_value: int, intermediate: int) -> tuple[Linear, ...]:

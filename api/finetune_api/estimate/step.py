@@ -23,6 +23,9 @@ WIDTHS: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of a number, by type."""
 PAIR_OBJECTIVES: Final = ("dpo", "orpo", "reward")
 """Objectives whose batch holds both answers of each example."""
+OFFLOADED_LATE: Final = 4
+"""Layers whose inputs are still on the GPU where activations are held in the node's memory: TRL lets go of a tensor when the fifth after it
+has come (``max_fwd_stash_size``)."""
 _ORPO_BYTES: Final = 18
 """Bytes of a logit at ORPO's peak, most in 32 bits: the logits, three gradients of them on their way to one another, and half of them again
 as log-probabilities of the chosen answers."""
@@ -68,7 +71,12 @@ def build_moving_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
     # Where the weights are in 32 bits, so is the sum that runs through the layers.
     residual = (4 if casting else width) * shape.hidden * tokens
     passing = _passing(shape, spec, tokens, width)
-    if checkpointing:
+    if checkpointing and spec.training.activation_offloading:
+        layers = min(shape.layers, OFFLOADED_LATE)
+        words = f"{layers} layers' inputs of {tokens:,} tokens, on their way to the node's memory, where the others are"
+        kept = Term("checkpointed activations", "moving", layers * residual, words)
+        in_layer = layer + passing
+    elif checkpointing:
         kept = Term("checkpointed activations", "moving", shape.layers * residual, f"{shape.layers} layers' inputs of {tokens:,} tokens")
         in_layer = layer + passing
     else:
@@ -219,6 +227,9 @@ def _passing(shape: ModelShape, spec: FineTuneJobSpec, tokens: int, width: int) 
         gradients += tokens * shape.intermediate * (14 if quantised else 3) // 2
     if adapter.type == "adalora":  # the update is divided by its rank in 32 bits
         gradients += tokens * shape.intermediate * (3 if quantised else 1)
+    largest = max((linear.weights for linear in shape.linears), default=0)
     if not quantised:  # the adapter is in 32 bits there, and so are its input and that input's gradient
-        return gradients + tokens * 2 * 4 * shape.intermediate
-    return gradients + width * max((linear.weights for linear in shape.linears), default=0)  # one matrix, dequantised
+        gradients += tokens * 2 * 4 * shape.intermediate
+        # one matrix, restored; while that is made, its levels in 8 bits before and after the zero is taken off
+        return gradients + (width + 2) * largest if shape.packing is not None else gradients
+    return gradients + width * largest  # one matrix, dequantised

@@ -16,7 +16,8 @@ class QuantizationSpec(ApiModel):
     """Precision in which the frozen base model is held. The defaults are QLoRA's (arXiv 2305.14314)."""
 
     type: QuantizationType = "nf4"
-    """`nf4` and `fp4` hold a weight in 4 bits, `int8` in 8 (LLM.int8()), `none` in `computeDtype`."""
+    """`nf4` and `fp4` hold a weight in 4 bits, `int8` in 8 (LLM.int8()), `none` in `computeDtype`, or
+    as it is where GPTQ, AWQ or compressed-tensors has quantised it already."""
     double_quant: bool = True
     """Quantise the quantisation constants too: saves 0.37 bit a weight. Used by `nf4` and `fp4`."""
     compute_dtype: ComputeDtype = "bfloat16"

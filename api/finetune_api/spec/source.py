@@ -155,6 +155,9 @@ class DatasetSpec(ApiModel):
     max_malformed_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Share of malformed rows to leave out, named in the log and counted in `status.dataset.malformed`. With more of them (with the
     default 0: with any) the run fails before the GPU is used."""
+    keep_tokenised: bool = False
+    """Keep the tokenised data with the run's checkpoints, so that a pod that goes on need not tokenise them again. They go when the
+    checkpoints go; until then, whoever may read `output.uri` may read the data there. Not used by the objective `grpo`."""
 
     rules = (
         _REVISION_RULE,

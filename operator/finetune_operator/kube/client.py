@@ -6,7 +6,7 @@ when to try again.
 
 import copy
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -32,6 +32,7 @@ CONNECTIONS: Final = 64
 LIST_PAGE_SIZE: Final = 500
 """Objects in one page of a list: bounds the memory of a page, and what a 410 in between costs."""
 MERGE_PATCH: Final = "application/merge-patch+json"
+JSON_PATCH: Final = "application/json-patch+json"
 TOKEN_SECONDS: Final = 60.0
 """The token is read anew this often; the kubelet renews it when a fifth of its life, of at least ten minutes, is left."""
 FENCE_WORDS: Final = "does not hold the operator's Lease"
@@ -231,6 +232,12 @@ class KubeClient:
         """
         return await self._call("PATCH", resource.path(namespace, name, subresource), patch, content_type=MERGE_PATCH)
 
+    async def json_patch(
+        self, resource: Resource, namespace: str, name: str, operations: Sequence[Mapping[str, Any]], *, subresource: str | None = None
+    ) -> Manifest:
+        """Apply a JSON patch (RFC 6902) and return the object. The API server answers 422 where a test in it fails."""
+        return await self._call("PATCH", resource.path(namespace, name, subresource), operations, content_type=JSON_PATCH)
+
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
         """Delete an object and, in the background, what it owns; nothing happens where it is gone or another object has its name."""
         options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
@@ -251,7 +258,7 @@ class KubeClient:
         return bool(body["metadata"]["uid"] == uid)
 
     async def _call(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, content_type: str = "application/json"
+        self, method: str, path: str, body: Mapping[str, Any] | Sequence[Any] | None = None, *, content_type: str = "application/json"
     ) -> Manifest:
         data = orjson.dumps(body) if body is not None else None
         seconds = REQUEST_TIMEOUT

@@ -55,18 +55,32 @@ class Store:
         known = self._objects[resource].get(uid_of(body))
         return known if known is not None and version_of(known) == version_of(body) else project(resource, body)
 
-    def put(self, resource: Resource, body: Object) -> str | None:
-        """Keep ``body`` if it is newer than what is known.
+    def weigh(self, resource: Resource, body: Object) -> Kept | None:
+        """Return what is to be kept of ``body`` if it tells anything new.
 
-        Returns the UID of the FineTuneJob concerned, or None if nothing changed that is kept.
+        Of one that differs in nothing that is kept, the newer resourceVersion is taken down, and that is all.
         """
         uid = uid_of(body)
         known = self._objects[resource].get(uid)
         if uid in self._tombstones or (known is not None and version_of(known) >= version_of(body)):
             return None
-        kept = self._objects[resource][uid] = project(resource, body)
+        kept = project(resource, body)
         if known is not None and says_the_same(known, kept):
+            self._objects[resource][uid] = kept
             return None
+        return kept
+
+    def put(self, resource: Resource, body: Object) -> str | None:
+        """Keep ``body`` if it is newer than what is known.
+
+        Returns the UID of the FineTuneJob concerned, or None if nothing changed that is kept.
+        """
+        kept = self.weigh(resource, body)
+        if kept is None:
+            return None
+        uid = uid_of(body)
+        known = self._objects[resource].get(uid)
+        self._objects[resource][uid] = kept
         if known is None and resource is FINETUNEJOBS and self._is_younger(body):
             self._born_since.add(uid)
         if resource is EVENTS:

@@ -5,9 +5,12 @@ knows) would end the process.
 
 A list of kopf's tells from where to watch, and nothing more: it is asked for none of the objects. The operator's own lists, page by page,
 have brought them already, and kopf would hand them over once more, each by a task of its own.
+
+What a watch brings is sifted before kopf reads it: see :mod:`finetune_operator.kube.sifted_stream`.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 import aiohttp
@@ -15,6 +18,7 @@ import kopf
 from yarl import URL
 
 from finetune_operator.kube.client import Resource
+from finetune_operator.kube.sifted_stream import Sift, SiftedStream, pass_all
 
 _NO_OBJECT: Final = {"fieldSelector": "metadata.name=-"}
 """Selects nothing: no object can have this name."""
@@ -25,13 +29,15 @@ def open_watch_session(
     watched: Iterable[Resource],
     on_restart: Callable[[], None],
     on_open: Callable[[str, str], None] = lambda *_: None,
+    sift: Sift = pass_all,
 ) -> kopf.AiohttpSession:
     """Return a session for kopf, which closes it.
 
     :param on_restart: is called whenever a watch begins from a list, or from nowhere.
     :param on_open: is called with the plural and the namespace (empty: all) whenever a watch was opened.
+    :param sift: is asked what of each event kopf is to see.
     """
-    collections = frozenset(resource.plural for resource in watched)
+    collections = {resource.plural: resource for resource in watched}
 
     async def follow(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         if request.url.name not in collections:
@@ -49,6 +55,7 @@ def open_watch_session(
             answer = await handler(request)
         if is_watch(request.url) and answer.status < 300:
             on_open(request.url.name, read_namespace(request.url))
+            answer.content = SiftedStream(answer.content, partial(sift, collections[request.url.name]))  # type: ignore[assignment]
         return answer
 
     session = aiohttp.ClientSession(

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from finetune_api.report import TrainerReport
 from finetune_operator.kube.client import FINETUNEJOBS, ApiError, KubeClient
+from finetune_operator.kube.status_writer import StatusWriter
 from finetune_operator.kube.store import Store
-from finetune_operator.objects import Object, name_of, namespace_of
+from finetune_operator.objects import Object
 from finetune_operator.status.patch import merge_value
 
 PER_JOB_SECONDS: Final = 5.0
@@ -45,7 +46,7 @@ class ReportBook:
     def __init__(
         self, client: KubeClient, store: Store, clock: Callable[[], datetime], monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._client = client
+        self._writer = StatusWriter(client, store, FINETUNEJOBS)
         self._store = store
         self._clock = clock
         self._monotonic = monotonic
@@ -136,19 +137,14 @@ class ReportBook:
         patch = build_progress_patch(body.get("status", {}), report, entry.received)
         if not patch:
             return
-        metadata = {"uid": uid, "resourceVersion": body["metadata"]["resourceVersion"]}
         try:
-            answer = await self._client.merge_patch(
-                FINETUNEJOBS, namespace_of(body), name_of(body), {"metadata": metadata, "status": patch}, subresource="status"
-            )
+            await self._writer.write(body, patch)
         except ApiError as error:
             if not (error.conflict or error.transient):
                 raise
             # The resource changed, or the server is busy: try the newest report again soon.
             entry.pending = entry.pending or report
             entry.next_write = self._monotonic() + RETRY_SECONDS
-        else:
-            self._store.put(FINETUNEJOBS, answer)
 
 
 def build_progress_patch(current: Object, report: TrainerReport, received: datetime) -> dict[str, Any]:

@@ -44,8 +44,8 @@ class SweepObservation:
     """Status as last written."""
     stored_status: Object
     """The same as it was read, with what this release doesn't know."""
-    version: str
-    """resourceVersion of the FineTuneSweep."""
+    body: Object
+    """What is kept of the FineTuneSweep: what was decided on."""
     jobs: Mapping[str, TrialJob]
     """Its FineTuneJobs by name."""
     obstacle: str | None = None

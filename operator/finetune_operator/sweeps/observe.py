@@ -42,7 +42,7 @@ class SweepObserver:
             faults=faults,
             status=_parse_sweep_status(body.get("status", {})),
             stored_status=body.get("status", {}),
-            version=body["metadata"]["resourceVersion"],
+            body=body,
             jobs={name_of(job): _read_trial(job, spec) for job in jobs},
         )
 

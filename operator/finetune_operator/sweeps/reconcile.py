@@ -126,7 +126,7 @@ class SweepReconciler:
         patch = build_status_patch(observation.stored_status, status)
         if not patch and not always:
             return
-        await self._writer.write(observation.ref, observation.version, patch or {"observedGeneration": observation.generation})
+        await self._writer.write(observation.body, patch or {"observedGeneration": observation.generation})
         if _has_ended(status):
             await self._tell(observation, status)
 

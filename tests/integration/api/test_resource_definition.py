@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from finetune_devcluster import Cluster, DevClusterError
+from tests.support.live_run import wait_until
 from tests.support.manifests import Manifest, build_minimal_manifest
 
 pytestmark = pytest.mark.cluster
@@ -45,6 +46,10 @@ def test_it_is_found_by_its_short_name_and_category(control_plane: Cluster, name
 
 
 def test_kubectl_explains_every_field(control_plane: Cluster) -> None:
+    # The API server describes a kind a while after it has begun to serve it, and kubectl keeps what it once heard.
+    wait_until(lambda: "ftj" in control_plane.kubectl("api-resources", "--api-group", "finetune.dev"), "kubectl knows the kind")
+    described = "apis/finetune.dev/v1alpha1"
+    wait_until(lambda: described in control_plane.client.request("GET", "/openapi/v3")["paths"], "the kinds are described")
     assert "Peak learning rate" in control_plane.kubectl("explain", "ftj.spec.training.learningRate")
 
 

@@ -122,8 +122,9 @@ def test_a_group_that_loses_a_pod_to_a_higher_priority_waits_whole_and_goes_on(e
     _make_urgent(engine)
     pool.add(gpus=2)
     low, high = new_run("low"), new_run("high")
-    low.apply(_group(engine, backoffLimit=0), Script(interrupted=STOPPED))
+    low.apply(_group(engine, backoffLimit=0), Script(interrupted=STOPPED, stop_seconds=2))
     first = wait_group(low, set(), SECONDS)
+    low.wait_phase("Running", SECONDS)
     high.apply({"resources": {"gpus": 1}, "scheduling": {"priorityClassName": "urgent"}})
     high.wait_phase("Running", SECONDS)
     (left,) = [pod for pod in low.pods() if pod["status"]["phase"] == "Running"]
@@ -137,13 +138,14 @@ def test_a_group_that_loses_a_pod_to_a_higher_priority_waits_whole_and_goes_on(e
 
 
 def test_a_group_gives_way_to_one_of_higher_priority_and_goes_on_after_it(engine: Engine, pool: Pool, new_run: NewRun) -> None:
-    if engine.scheduler.gang == "volcano":
+    if not engine.scheduler.preempts:
         pytest.skip("preempts for nobody as it comes: its actions have no preempt")
     _make_urgent(engine)
     pool.add(gpus=2)
     low, high = new_run("low"), new_run("high")
-    low.apply(_group(engine, backoffLimit=0), Script(interrupted=STOPPED))
+    low.apply(_group(engine, backoffLimit=0), Script(interrupted=STOPPED, stop_seconds=2))
     first = wait_group(low, set(), SECONDS)
+    low.wait_phase("Running", SECONDS)
     high.apply(_group(engine, scheduling={"priorityClassName": "urgent"}))
     group = wait_group(high, set(), SECONDS)
     wait_until(lambda: _refused(low), "the other group waits anew", SECONDS, low.explain)

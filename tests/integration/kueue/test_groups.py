@@ -97,8 +97,8 @@ def test_a_preempted_group_leaves_as_one_and_resumes_as_one(kueue: Kueue, new_ru
     status = low.wait_phase("Succeeded", SECONDS)
     assert (status["restarts"], status["interruptions"], status.get("failures", 0)) == (1, 1, 0)
     assert status["gpuSeconds"] >= spent
-    events = low.client.request("GET", f"/api/v1/namespaces/{low.namespace}/events?fieldSelector=involvedObject.name%3Dlow")["items"]
-    assert [event["reason"] for event in events].count("Preempted") == 1
+    low.wait_event("Completed")  # the last of them
+    assert [event["reason"] for event in low.events()].count("Preempted") == 1
 
 
 def test_a_user_s_suspension_takes_the_whole_group_out_of_the_queue(kueue: Kueue, new_run: NewRun, queue_namespace: str) -> None:

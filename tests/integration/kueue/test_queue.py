@@ -3,19 +3,22 @@
 import time
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from finetune_api.progress import Metrics
 from finetune_api.reasons import Reason
 from finetune_devcluster import Cluster
 from tests.integration.kueue.conftest import REAL
 from tests.support.audit import read_writes
-from tests.support.fake_node import Script
+from tests.support.fake_node import FakeNode, Script
 from tests.support.kueue_process import KueueProcess
 from tests.support.kueue_stand_in import KueueStandIn
 from tests.support.live_run import LiveRun, wait_until
+from tests.support.live_sweep import LiveSweep
 from tests.support.operator_process import USER, OperatorProcess
 from tests.support.replicas import install_templates
 from tests.support.world import build_summary
@@ -64,12 +67,15 @@ def test_a_run_waits_is_admitted_and_ends(kueue: Kueue, new_run: NewRun, queue_n
     assert "Waits in queue team" in waiting["message"]
     assert second.status["phase"] == "Queued"
     assert second.condition("Admitted")["status"] == "False"
+    waits_since = datetime.fromisoformat(second.status["queuedSince"])
+    wait_until(lambda: datetime.now(UTC) - waits_since > timedelta(seconds=1), "it has waited for a second", SECONDS)
     first.end_pod(0, build_summary())
     second.wait_phase("Running", SECONDS)
-    queue = second.status["queue"]
+    queue = wait_until(
+        lambda: found if (found := second.status["queue"]).get("clusterQueue") else None, "its ClusterQueue is named", SECONDS
+    )
     (workload,) = _workloads(second)
     assert (queue["name"], queue["workload"]) == ("team", workload["metadata"]["name"])
-    assert queue["clusterQueue"]
     assert second.condition("Admitted")["status"] == "True"
     assert second.status["queuedSeconds"] >= 1
     (job,) = second.jobs()
@@ -97,8 +103,8 @@ def test_a_preempted_run_says_so_waits_and_resumes(kueue: Kueue, new_run: NewRun
     low.end_pod(0, build_summary())
     status = low.wait_phase("Succeeded", SECONDS)
     assert (status["restarts"], status["interruptions"], status.get("failures", 0)) == (1, 1, 0)
-    events = low.client.request("GET", f"/api/v1/namespaces/{low.namespace}/events?fieldSelector=involvedObject.name%3Dlow")["items"]
-    assert {"Preempted", "Completed"} <= {event["reason"] for event in events}
+    assert low.wait_event("Preempted")["message"]
+    assert low.wait_event("Completed")["message"]
 
 
 def test_a_user_s_suspension_frees_the_quota_and_keeps_the_job(kueue: Kueue, new_run: NewRun, queue_namespace: str) -> None:
@@ -145,7 +151,7 @@ def test_a_run_moved_to_another_queue_is_followed_there_and_its_time_is_the_queu
     (workload,) = _workloads(low)
     low.client.request("DELETE", f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{queue_namespace}/workloads/{workload['metadata']['name']}")
     low.wait_phase("Running", SECONDS)
-    assert low.status["queue"]["name"] == "spare"
+    wait_until(lambda: low.status["queue"]["name"] == "spare", "the queue that it is in is named", SECONDS, low.explain)
     low.end_pod(0, build_summary())
     status = low.wait_phase("Succeeded", SECONDS)
     assert spent > 0
@@ -201,6 +207,52 @@ def test_preempted_twice_the_run_goes_on_in_a_new_job(kueue: Kueue, new_run: New
     assert (status["attempt"], status["interruptions"], status["restarts"]) == (1, 2, 2)
 
 
+def test_trials_of_a_sweep_wait_for_quota_give_way_and_come_back(
+    kueue: Kueue, new_run: NewRun, queue_namespace: str, queue_plane: Cluster, node: FakeNode
+) -> None:
+    """Two trials are on their way at a time, and the queue has one GPU; then a run of higher priority takes that."""
+    kueue.add_queue(queue_namespace, "team", gpus=1)
+    sweep = LiveSweep(queue_plane, node, queue_namespace)
+    trials = [new_run("sweep-0"), new_run("sweep-1")]
+    for trial in trials:
+        node.scripts[queue_namespace, trial.name] = _interrupted()
+    scheduling = {"queueName": "team", "workloadPriorityClassName": "low"}
+    parameters = [{"path": "method.adapter.r", "values": [8, 16]}]
+    sweep.apply({"template": {"spec": {"scheduling": scheduling}}, "parameters": parameters, "parallelism": 2})
+
+    def look() -> tuple[LiveRun, LiveRun] | None:
+        found = sweep.trials()
+        phases = [found.get(trial.name, {}).get("status", {}).get("phase") for trial in trials]
+        return (
+            (trials[phases.index("Running")], trials[phases.index("Queued")]) if sorted(map(str, phases)) == ["Queued", "Running"] else None
+        )
+
+    first, second = wait_until(look, "one trial trains and the other one waits", SECONDS, sweep.explain)
+    counts = {"total": 2, "active": 2, "succeeded": 0, "failed": 0}
+    wait_until(lambda: sweep.status.get("counts") == counts, "both are counted as on their way", SECONDS, sweep.explain)
+    urgent = new_run("urgent")
+    urgent.apply({"scheduling": {**scheduling, "workloadPriorityClassName": "high"}})
+    urgent.wait_phase("Running", SECONDS)
+    first.wait_reason(Reason.PREEMPTED, seconds=SECONDS)
+    first.wait_phase("Queued", SECONDS)
+    assert second.status["phase"] == "Queued"
+    urgent.end_pod(0, build_summary())
+    # Which of the two comes first is the queue's to say.
+    following = wait_until(lambda: next((each for each in trials if each.status["phase"] == "Running"), None), "one goes on", SECONDS)
+    _end_with(following, 1.2 if following is first else 1.5)
+    (last,) = [trial for trial in trials if trial is not following]
+    _end_with(last, 1.2 if last is first else 1.5)
+    wait_until(lambda: sweep.status.get("phase") == "Succeeded", "the sweep has succeeded", SECONDS, sweep.explain)
+    assert (sweep.status["best"]["name"], sweep.status["best"]["value"]) == (first.name, 1.2)
+    assert (first.status["interruptions"], first.status.get("failures", 0)) == (1, 0)
+
+
+def _end_with(run: LiveRun, loss: float) -> None:
+    run.wait_phase("Running", SECONDS)
+    run.end_pod(0, build_summary(metrics=Metrics(loss=loss, eval_loss=loss)))
+    run.wait_phase("Succeeded", SECONDS)
+
+
 @pytest.mark.skipif(not REAL, reason="is Kueue's own webhook's work: `make kueue`")
 def test_kueue_s_own_default_queue_is_not_fought_over(kueue: Kueue, new_run: NewRun, queue_namespace: str, queue_plane: Cluster) -> None:
     kueue.add_queue(queue_namespace, "default", gpus=1)
@@ -232,4 +284,4 @@ def test_queues_that_the_chart_makes_admit_runs(kueue: Kueue, new_run: NewRun, q
     first.wait_phase("Running", SECONDS)
     second.apply(QUEUED)
     second.wait_reason(Reason.QUEUED, seconds=SECONDS)
-    assert first.status["queue"]["clusterQueue"] == queue["name"]
+    wait_until(lambda: first.status["queue"].get("clusterQueue") == queue["name"], "its ClusterQueue is named", SECONDS, first.explain)

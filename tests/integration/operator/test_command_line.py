@@ -209,7 +209,9 @@ def test_the_sdk_submits_watches_and_gives_the_result(new_run: NewRun, client: F
     phases = [run.phase for run in client.watch("built")]
     assert phases[-1] is Phase.SUCCEEDED
     assert client.result("built").digest == build_artifact().digest
-    assert {event.reason for event in client.events(client.get("built"))} >= {"SuccessfulCreate"}
+    wait_until(
+        lambda: "SuccessfulCreate" in {event.reason for event in client.events(client.get("built"))}, "its Job's Event is shown, too"
+    )
 
 
 def test_the_sdk_says_what_goes_wrong(new_run: NewRun, client: FineTuneClient) -> None:

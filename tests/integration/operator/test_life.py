@@ -2,9 +2,11 @@
 
 import json
 import time
+from datetime import UTC, datetime
 
 import pytest
 
+from finetune_api.base import format_time
 from finetune_api.names import ENV_CONFIG, LABEL_JOB_UID, LABEL_MANAGED_BY, MANAGED_BY
 from finetune_api.reasons import Reason
 from finetune_api.trainer_config import TrainerConfig
@@ -83,6 +85,7 @@ def test_suspended_and_resumed(new_run: NewRun) -> None:
     run = new_run()
     run.apply(script=Script(interrupted=build_summary("interrupted", Reason.INTERRUPTED, checkpoint_step=4)))
     first = run.wait_pod()
+    run.wait_phase("Running")  # a pod that nobody has seen run is no restart
     run.patch({"suspend": True})
     status = run.wait_phase("Suspended")
     assert status["observedGeneration"] == 2
@@ -116,6 +119,23 @@ def test_a_deadline_can_be_changed_and_ends_the_run(new_run: NewRun) -> None:
     assert run.condition()["reason"] == Reason.DEADLINE_EXCEEDED
     assert "spec.activeDeadlineSeconds (1 s)" in run.condition()["message"]
     assert "completionTime" in status
+
+
+def test_a_deadline_counts_anew_from_a_resume(new_run: NewRun) -> None:
+    run = new_run()
+    run.apply({"activeDeadlineSeconds": 3600}, Script(interrupted=build_summary("interrupted", Reason.INTERRUPTED, checkpoint_step=4)))
+    run.wait_pod()
+    (job,) = run.jobs()
+    began = job["status"]["startTime"]
+    run.patch({"suspend": True})
+    run.wait_phase("Suspended")
+    wait_until(lambda: format_time(datetime.now(UTC)) > began, "the next second, in which times of Jobs are")
+    run.patch({"suspend": False})
+    wait_until(lambda: _start_of(run) > began, "the Job's time begins anew", explain=run.explain)
+    run.wait_pod()
+    (again,) = run.jobs()
+    assert again["metadata"]["uid"] == job["metadata"]["uid"]
+    assert again["spec"]["activeDeadlineSeconds"] == 3600
 
 
 def test_a_job_deleted_by_hand_is_made_again_once_its_pod_is_gone(new_run: NewRun) -> None:
@@ -179,7 +199,6 @@ def test_children_go_after_their_time_and_the_run_stays(new_run: NewRun) -> None
     run = new_run()
     run.apply({"ttlSecondsAfterFinished": 3}, Script(ends=iter([(0, build_summary())])))
     ended = run.wait_phase("Succeeded")
-    assert run.jobs()
     wait_until(lambda: not run.jobs() and not run.pods(), "the children are gone", explain=run.explain)
     time.sleep(1)
     assert run.status == ended
@@ -198,6 +217,11 @@ def test_a_completion_without_an_artifact_is_a_failure(new_run: NewRun) -> None:
     run.apply(script=Script(ends=iter([(0, "no summary")])))
     run.wait_phase("Failed")
     assert run.condition()["reason"] == Reason.RESULT_MISSING
+
+
+def _start_of(run: LiveRun) -> str:
+    """Return when the Job counts its deadline from; empty while it is suspended."""
+    return str(run.jobs()[0]["status"].get("startTime") or "")
 
 
 def _jobs_path(run: LiveRun) -> str:

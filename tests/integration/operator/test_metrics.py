@@ -62,7 +62,7 @@ def test_a_run_has_its_series_as_long_as_it_trains(new_run: NewRun, operator: Op
     }
     sender.run.end_pod(0, build_summary())
     sender.run.wait_phase("Succeeded")
-    assert of_run(operator, sender) == {}
+    wait_until(lambda: not of_run(operator, sender), "its series have gone with it")
 
 
 def test_all_that_the_catalogue_names_is_told_and_read(new_run: NewRun, operator: OperatorProcess) -> None:
@@ -87,9 +87,12 @@ def test_all_that_the_catalogue_names_is_told_and_read(new_run: NewRun, operator
 def test_every_line_about_a_run_names_it(new_run: NewRun, operator: OperatorProcess) -> None:
     run = new_run("spoken-of")
     uid = run.apply()["metadata"]["uid"]
-    run.wait_phase("Running")
-    lines = [record for record in operator.read_records() if record.get("uid") == uid and record["message"] == "phase is Running"]
-    assert [(line["job"], line["attempt"]) for line in lines] == [(f"{run.namespace}/spoken-of", 0)]
+
+    def read_lines() -> list[dict[str, object]]:
+        return [record for record in operator.read_records() if record.get("uid") == uid and record["message"] == "phase is Running"]
+
+    (line,) = wait_until(read_lines, "its phase is in the log", explain=run.explain)
+    assert (line["job"], line["attempt"]) == (f"{run.namespace}/spoken-of", 0)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ class Sender:
         self.run = run
         run.apply()
         self.pod = run.wait_pod()
+        run.wait_phase("Running")  # the operator has seen the pod, and takes its reports
         self.job = run.jobs()[0]
         (value,) = [
             variable["value"] for variable in self.job["spec"]["template"]["spec"]["containers"][0]["env"] if variable["name"] == ENV_CONFIG

@@ -1,6 +1,6 @@
 """Sweeps on a real API server: the CRD's rules, the trials, the garbage collector."""
 
-import json
+import itertools
 from typing import Any
 
 import pytest
@@ -12,44 +12,12 @@ from finetune_devcluster import Cluster
 from finetune_devcluster.api_client import ApiError
 from tests.integration.operator.conftest import wait_for_account
 from tests.support.fake_node import FakeNode, Script
-from tests.support.live_run import LiveRun, Object, wait_until
-from tests.support.manifests import Manifest, build_sweep_manifest, merge
+from tests.support.live_run import LiveRun, wait_until
+from tests.support.live_sweep import LiveSweep
 from tests.support.operator_process import OperatorProcess
 from tests.support.world import build_summary
 
 pytestmark = pytest.mark.cluster
-GROUP = "/apis/finetune.dev/v1alpha1"
-
-
-class LiveSweep:
-    """A FineTuneSweep on a real API server."""
-
-    def __init__(self, cluster: Cluster, node: FakeNode, namespace: str) -> None:
-        self.cluster, self.client, self.node, self.namespace = cluster, cluster.client, node, namespace
-        self.path = f"{GROUP}/namespaces/{namespace}/finetunesweeps/sweep"
-
-    def apply(self, spec: Manifest | None = None, *, dry_run: bool = False) -> Object:
-        manifest = merge(build_sweep_manifest(namespace=self.namespace), {"spec": spec or {}})
-        query = "?dryRun=All&fieldValidation=Strict" if dry_run else ""
-        created: Object = self.client.request("POST", self.path.rpartition("/")[0] + query, manifest)
-        return created
-
-    def will_end(self, name: str, loss: float) -> None:
-        """Let the pod of a trial end with this loss on held-out data."""
-        summary = build_summary(metrics=Metrics(loss=loss, eval_loss=loss))
-        self.node.scripts[self.namespace, name] = Script(iter([(0, summary)]))
-
-    @property
-    def status(self) -> Object:
-        status: Object = self.client.request("GET", self.path).get("status", {})
-        return status
-
-    def trials(self) -> dict[str, Object]:
-        items = self.client.request("GET", f"{GROUP}/namespaces/{self.namespace}/finetunejobs")["items"]
-        return {item["metadata"]["name"]: item for item in items}
-
-    def explain(self) -> str:
-        return json.dumps([self.status, *(trial.get("status") for trial in self.trials().values())])
 
 
 @pytest.fixture
@@ -123,9 +91,12 @@ def test_a_trial_that_fails_and_one_that_is_preempted_cost_the_others_nothing(sw
     assert preempted.status["restarts"] == 1
 
 
-def test_its_trials_go_with_it(sweep: LiveSweep) -> None:
-    sweep.apply()
-    wait_until(sweep.trials, "there are trials", explain=sweep.explain)
+def test_trials_of_a_random_search_are_drawn_without_repeating_one_and_go_with_their_sweep(sweep: LiveSweep) -> None:
+    sweep.apply({"search": {"type": "random", "trials": 3}, "parallelism": 3})
+    trials = wait_until(lambda: found if len(found := sweep.trials()) == 3 else None, "there are trials", explain=sweep.explain)
+    drawn = {(trial["spec"]["training"]["learningRate"], trial["spec"]["method"]["adapter"]["r"]) for trial in trials.values()}
+    assert len(drawn) == 3
+    assert drawn <= set(itertools.product((1e-4, 2e-4), (8, 16)))
     sweep.client.request("DELETE", sweep.path)
     wait_until(lambda: not sweep.trials(), "the trials are gone")
 

@@ -188,7 +188,7 @@ def test_dataset_file(bucket: Bucket, website: Website, tmp_path: Path, source: 
     assert examples.format == "prompt-completion"
     assert examples.digest == digest_bytes(JSONL)
     assert (len(examples.train), len(examples.eval)) == (38, 2)
-    assert sorted(map(str, examples.train + examples.eval)) == sorted(map(str, ROWS))
+    assert sorted(map(str, [*examples.train, *examples.eval])) == sorted(map(str, ROWS))
 
 
 def test_dataset_folder_and_evaluation_data(bucket: Bucket, tmp_path: Path) -> None:
@@ -204,8 +204,8 @@ def test_dataset_folder_and_evaluation_data(bucket: Bucket, tmp_path: Path) -> N
         eval=EvalDatasetSpec(uri=f"{bucket.uri}/eval.jsonl", endpoint_url=bucket.server.endpoint),
     )
     examples = load_examples(dataset, 42, tmp_path, bucket.environ("FINETUNE_DATASET_") | bucket.environ("FINETUNE_EVAL_"), policy=QUICK)
-    assert examples.train == ROWS
-    assert examples.eval == [{"text": "held out"}]
+    assert examples.train[:] == ROWS
+    assert examples.eval[:] == [{"text": "held out"}]
     assert (examples.format, examples.eval_parts[0].format) == ("prompt-completion", "text")
 
 

@@ -115,6 +115,39 @@ def test_nothing_is_advised_where_it_fits_or_nothing_helps() -> None:
     assert compute_changes_that_fit(shape, spec(), 2 * GIB) == []
 
 
+GROUPS_OF_128 = {"config_groups": {"group_0": {"weights": {"num_bits": 4, "group_size": 128}}}, "format": "pack-quantized"}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"quant_method": "gptq", "bits": 4, "group_size": 128},
+        {"quant_method": "awq", "bits": 4, "group_size": 128},
+        {"quant_method": "compressed-tensors", **GROUPS_OF_128},
+    ],
+)
+def test_a_base_that_is_packed_already_takes_its_bits_and_constants(found: dict[str, Any]) -> None:
+    """A scale of 16 bits and a zero of 8 for 128 weights: 0.1875 bits a weight."""
+    shape = read_shape({**LLAMA_8B, "quantization_config": found})
+    asked = spec(method={"quantization": {"type": "none"}})
+    terms = {term.name: term.size_bytes for term in compute_estimate(shape, asked).terms}
+    weights = shape.linear_parameters
+    assert terms["base in 4 bits"] == weights / 2
+    assert terms["quantisation constants"] * 8 / weights == pytest.approx(0.1875)
+    whole = compute_estimate(shape, asked).total_bytes
+    assert whole < compute_estimate(read_shape(LLAMA_8B), asked).total_bytes - weights
+    for change in compute_changes_that_fit(shape, asked, int(whole * 0.9)):
+        assert not {"method.quantization.type", "training.sharding"} & dict(change.fields).keys()
+
+
+def test_a_packed_base_is_not_quantised_again_nor_trained_whole() -> None:
+    shape = read_shape({**LLAMA_8B, "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}})
+    with pytest.raises(ShapeUnknown, match=r"set method.quantization.type to none"):
+        compute_estimate(shape, spec())
+    with pytest.raises(ShapeUnknown, match="can't be trained"):
+        compute_estimate(shape, spec(method={"adapter": {"type": "none"}, "quantization": {"type": "none"}}))
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
@@ -122,6 +155,7 @@ def test_nothing_is_advised_where_it_fits_or_nothing_helps() -> None:
         ({"model_type": "t5"}, "model_type t5 are not known; known are gemma, llama"),
         ({**LLAMA_8B, "hidden_size": "4096"}, "no usable hidden_size"),
         ({**LLAMA_8B, "quantization_config": {"quant_method": "gptq"}}, "quantised already"),
+        ({**LLAMA_8B, "quantization_config": {"quant_method": "fp8", "bits": 8}}, "quantised already"),
     ],
 )
 def test_a_shape_that_is_not_known_is_not_guessed(config: dict[str, Any], words: str) -> None:
@@ -213,12 +247,35 @@ def test_a_model_that_only_sounds_like_a_known_one_is_not_known(uri: str) -> Non
     [
         ({"method": {"objective": "distill", "distill": {"teacher": {"uri": "hf://a/b"}}}}, "the teacher's shape"),
         ({"method": {"adapter": {"targetParameters": "experts", "dropout": 0}}}, "targetParameters"),
-        ({"training": {"activationOffloading": True}}, "training.activationOffloading"),
+        ({"training": {"activationOffloading": True, "gradientCheckpointing": False}}, "training.activationOffloading"),
     ],
 )
 def test_what_cannot_be_estimated_is_said_plainly(patch: dict[str, Any], words: str) -> None:
     with pytest.raises(ShapeUnknown, match=f"^not estimated: .*{words}"):
         compute_estimate(read_shape(LLAMA_8B), spec(**patch))
+
+
+def test_activations_in_the_nodes_memory_leave_those_of_a_few_layers() -> None:
+    shape = read_shape(LLAMA_8B)
+
+    def kept(**training: Any) -> int:
+        terms = compute_estimate(shape, spec(training=training)).terms
+        return next(term.size_bytes for term in terms if term.name == "checkpointed activations")
+
+    assert kept(activationOffloading=True) * shape.layers == 4 * kept()
+    assert kept(activationOffloading=True, maxLength=4096) == 2 * kept(activationOffloading=True)
+
+
+def test_to_offload_activations_is_offered_where_it_is_enough() -> None:
+    shape, asked = read_shape(LLAMA_8B), spec(training={"perDeviceBatchSize": 1, "maxLength": 8192})
+    less = compute_estimate(shape, spec(training={"perDeviceBatchSize": 1, "maxLength": 8192, "activationOffloading": True})).total_bytes
+    (change, *_) = compute_changes_that_fit(shape, asked, less)
+    assert str(change) == "training.activationOffloading: true"
+    assert change.keeps_result
+    assert change.total_bytes == less
+    orpo = spec(method={"objective": "orpo"}, training={"perDeviceBatchSize": 1, "maxLength": 8192})
+    offered = compute_changes_that_fit(shape, orpo, compute_estimate(shape, orpo).total_bytes - 1)
+    assert all("activationOffloading" not in str(change) for change in offered)
 
 
 def test_what_is_left_out_is_noted() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -307,13 +308,31 @@ def test_every_limit_reaches_its_policy(render: Render) -> None:
 
 
 def test_policies_of_the_network_are_there_when_asked_for(render: Render) -> None:
+    """What they let through is held by tests/integration/chart/test_network_policies.py."""
     assert not [each for each in render() if each["kind"] == "NetworkPolicy"]
-    values = {"networkPolicy": {"enabled": True, "blocked": ["169.254.0.0/16", "10.0.0.0/8"]}, "watchNamespaces": ["team-a", "team-b"]}
-    policies = {each["metadata"]["namespace"]: each["spec"] for each in render(values) if each["kind"] == "NetworkPolicy"}
+    policies = _policies(render, watchNamespaces=["team-a", "team-b"])
     assert policies.keys() == {"finetune-system", "team-a", "team-b"}
-    assert policies["finetune-system"]["policyTypes"] == ["Ingress"]
-    assert policies["team-a"]["egress"][0]["to"][0]["ipBlock"]["except"] == ["169.254.0.0/16", "10.0.0.0/8"]
+    assert policies["finetune-system"]["policyTypes"] == ["Ingress"], "where the operator may go is said by values"
+    assert all("from" not in rule for rule in policies["finetune-system"]["ingress"] if rule["ports"][0]["port"] != 8443)
     assert policies["team-a"]["podSelector"]["matchLabels"] == {LABEL_MANAGED_BY: MANAGED_BY}
+
+
+def test_blocked_addresses_are_sorted_by_their_family(render: Render) -> None:
+    """An exception of the other family is refused by the API server."""
+    spec = _policies(render, blocked=["10.0.0.0/8", "fd00::/8", "169.254.0.0/16"], trainerNamespaces=["team-a"])["team-a"]
+    blocks = [peer["ipBlock"] for rule in spec["egress"] for peer in rule.get("to", ()) if "ipBlock" in peer]
+    assert {each["cidr"]: each["except"] for each in blocks} == {"0.0.0.0/0": ["10.0.0.0/8", "169.254.0.0/16"], "::/0": ["fd00::/8"]}
+
+
+def test_where_all_addresses_are_blocked_no_rule_is_left_that_lets_all_through(render: Render) -> None:
+    spec = _policies(render, blocked=["0.0.0.0/0", "::/0"], trainerNamespaces=["team-a"])["team-a"]
+    assert "ipBlock" not in str(spec)
+    assert all(rule.get("to") or {port["port"] for port in rule["ports"]} == {53} for rule in spec["egress"])
+
+
+def _policies(render: Render, watchNamespaces: Sequence[str] = (), **values: Any) -> dict[str, Any]:  # noqa: N803  as the chart writes it
+    rendered = render({"networkPolicy": {"enabled": True, **values}, "watchNamespaces": list(watchNamespaces)})
+    return {each["metadata"]["namespace"]: each["spec"] for each in rendered if each["kind"] == "NetworkPolicy"}
 
 
 def test_probes_ask_the_health_port(render: Render) -> None:

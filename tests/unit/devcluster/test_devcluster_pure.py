@@ -163,7 +163,8 @@ def test_a_loopback_api_server_publishes_no_endpoint(tmp_path: Path) -> None:
 
 
 def test_containerd_without_cri_serves_no_kubelet() -> None:
-    assert 'grpc.v1.cri"]' in node_config.build_containerd_config(Path("/r"), "overlayfs", "pause:1", cri=True)
+    whole = node_config.build_containerd_config(Path("/r"), "overlayfs", "pause:1", cri=True)
+    assert "io.containerd.grpc.v1.cri" not in next(line for line in whole.splitlines() if line.startswith("disabled_plugins"))
     bare = node_config.build_containerd_config(Path("/r"), "overlayfs", "pause:1", cri=False)
     disabled = next(line for line in bare.splitlines() if line.startswith("disabled_plugins"))
     assert '"io.containerd.grpc.v1.cri"' in disabled

@@ -13,8 +13,9 @@ from finetune_api.sweep import parse_sweep_manifest
 from finetune_api.sweep.trials import check_trials
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-SERVING = EXAMPLES / "serving"
-MANIFESTS = sorted(path for path in EXAMPLES.rglob("*.yaml") if SERVING not in path.parents)
+OTHERS = {EXAMPLES / "serving", *(EXAMPLES / "gitops" / name for name in ("argocd", "flux", "serving"))}
+"""Folders of what other programs read."""
+MANIFESTS = sorted(path for path in EXAMPLES.rglob("*.yaml") if OTHERS.isdisjoint(path.parents) and path.name != "kustomization.yaml")
 
 
 class _KubernetesLoader(yaml.SafeLoader):
@@ -31,7 +32,7 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 def test_examples_are_there() -> None:
-    assert {"quickstart.yaml", "minimal.yaml", "gpu-8b.yaml"} <= {path.name for path in MANIFESTS}
+    assert {"quickstart.yaml", "minimal.yaml", "gpu-8b.yaml", "support-bot-2026-11.yaml"} <= {path.name for path in MANIFESTS}
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)

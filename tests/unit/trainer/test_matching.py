@@ -4,7 +4,7 @@ import pytest
 
 from finetune_api.spec import TaskSpec
 from finetune_api.spec.evaluation import TaskMatch
-from finetune_trainer.data.shapes import SourceRow
+from finetune_trainer.data.faults import SourceRow
 from finetune_trainer.errors import DataInvalid
 from finetune_trainer.evaluation.matching import build_matcher, find_last_number
 from finetune_trainer.evaluation.tasks import build_task, count_matches

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from finetune_api.spec import DatasetSpec
 from finetune_api.spec.objective import Objective
 from finetune_trainer.data import Examples, load_examples
-from finetune_trainer.data.split import repeat_by_weight
+from finetune_trainer.data.split import rank_rows, repeat_by_weight
 from finetune_trainer.errors import DataInvalid
 
 Row = dict[str, Any]
@@ -33,9 +33,9 @@ def load(folder: Path, uri: str, objective: Objective = "sft", seed: int = 1, **
 
 @given(st.integers(0, 40), st.floats(0.01, 5), st.integers(0, 5))
 def test_a_weight_is_how_often_each_row_is_taken(count: int, weight: float, seed: int) -> None:
-    rows = texts("x", count)
-    numbers = repeat_by_weight(rows, weight, seed)
-    assert numbers == repeat_by_weight(rows, weight, seed)
+    ranks = rank_rows(texts("x", count), seed)
+    numbers = repeat_by_weight(count, weight, ranks).tolist()
+    assert numbers == repeat_by_weight(count, weight, ranks).tolist()
     assert abs(len(numbers) - weight * count) <= 1
     assert all(int(weight) <= numbers.count(number) <= int(weight) + 1 for number in range(count))
 
@@ -110,7 +110,7 @@ PAIR = {"prompt": [HI], "chosen": [HELLO], "rejected": [GO]}
 )
 def test_every_way_of_writing_a_pair_becomes_the_same(tmp_path: Path, row: Row) -> None:
     for objective in ("dpo", "orpo", "reward"):
-        assert load(tmp_path, write(tmp_path / "a.jsonl", [row]), objective).train == [PAIR]
+        assert load(tmp_path, write(tmp_path / "a.jsonl", [row]), objective).train[:] == [PAIR]
 
 
 def test_kto_takes_labels_as_json_and_csv_have_them_and_unpairs_pairs(tmp_path: Path) -> None:

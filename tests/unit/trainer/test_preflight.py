@@ -1,5 +1,7 @@
 """What is checked before the first step: truncation, nothing to learn, the end of answers, and the example in the log."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -8,8 +10,9 @@ from hypothesis import strategies as st
 
 from finetune_api.spec import TrainingSpec
 from finetune_trainer.data import Examples, prepare_data
+from finetune_trainer.data.faults import SourceRow
 from finetune_trainer.data.preflight import check_examples, prove_learnable, render_example
-from finetune_trainer.data.shapes import SourceRow, normalise
+from finetune_trainer.data.shaping import shape_rows
 from finetune_trainer.data.tokenizing import IGNORED, Tokenised
 from finetune_trainer.errors import ConfigInvalid, DataInvalid
 from tests.support.tiny_model import TEMPLATE_WITH_MARKERS, TEMPLATE_WITHOUT_MARKERS, build_tokenizer
@@ -68,13 +71,13 @@ def test_rendered_example_marks_what_is_learnt() -> None:
     assert render_example([], [], str) == ""
 
 
-def prepare(rows: list[dict[str, Any]], format_: str, tokenizer: Any, held: list[dict[str, Any]] | None = None, **training: Any) -> Any:
+def prepare(rows: list[dict[str, Any]], format_: Any, tokenizer: Any, held: list[dict[str, Any]] | None = None, **training: Any) -> Any:
     def made(some: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return normalise([SourceRow(row, "x:1") for row in some], format_)
+        return [row.value for row in shape_rows([SourceRow(row, "x:1") for row in some], format_)[1]] if some else []
 
-    return prepare_data(
-        Examples.from_rows(made(rows), made(held or []), format_, format_, "sha256:" + "0" * 64), tokenizer, TrainingSpec(**training)
-    )
+    examples = Examples.from_rows(made(rows), made(held or []), format_, format_, "sha256:" + "0" * 64)
+    with TemporaryDirectory() as folder:  # what is mapped stays
+        return prepare_data(examples, tokenizer, TrainingSpec(**training), folder=Path(folder, "prepared"))
 
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}

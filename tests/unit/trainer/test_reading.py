@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune_trainer.data.reading import load_rows
+from finetune_trainer.data.reading import compute_digest, load_rows
 from finetune_trainer.errors import DataInvalid
 from tests.support.quiet_imports import import_quietly
 
@@ -18,7 +18,7 @@ ROWS: list[dict[str, Any]] = [{"prompt": "a\u2028b", "completion": "ä 🙂\r\nx
 
 
 def values(*files: Path) -> list[dict[str, Any]]:
-    return [row.value for row in load_rows(files).rows]
+    return [row.value for row in load_rows(files)]
 
 
 def write_parquet(file: Path, rows: list[dict[str, Any]]) -> None:
@@ -61,9 +61,9 @@ def test_byte_order_mark_and_wrapped_lists_are_read(tmp_path: Path) -> None:
 def test_digest_is_the_files_own_or_that_of_the_listing(tmp_path: Path) -> None:
     one, two = write(tmp_path / "one.jsonl", ROWS), write(tmp_path / "two.jsonl", ROWS[:1])
     digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (one, two)}
-    assert load_rows([one]).digest == f"sha256:{digests['one.jsonl']}"
+    assert compute_digest([one]) == f"sha256:{digests['one.jsonl']}"
     listing = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
-    assert load_rows([two, one]).digest == f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
+    assert compute_digest([two, one]) == f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,10 @@ def trl_rows(rows: list[Row], tokenizer: Any, folder: Path, max_length: int = 48
     return [(row["input_ids"], row["labels"]) for row in trainer.train_dataset]
 
 
-def our_rows(rows: list[Row], tokenizer: Any, format_: str, loss_on: str, max_length: int = 48) -> Any:
+def our_rows(rows: list[Row], tokenizer: Any, format_: str, loss_on: str, folder: Path, max_length: int = 48) -> Any:
     training = TrainingSpec(max_length=max_length, loss_on=loss_on)  # type: ignore[arg-type]
-    return prepare_data(Examples.from_rows(rows, [], format_, format_, "sha256:" + "0" * 64), tokenizer, training)
+    examples = Examples.from_rows(rows, [], format_, format_, "sha256:" + "0" * 64)
+    return prepare_data(examples, tokenizer, training, folder=folder / "prepared")
 
 
 CASES = [
@@ -70,23 +71,33 @@ CASES = [
 @pytest.mark.parametrize(("rows", "template", "loss_on", "options"), CASES)
 def test_rows_equal_trls(rows: list[Row], template: str | None, loss_on: str, options: dict[str, Any], tmp_path: Path) -> None:
     theirs = trl_rows(rows, build_tokenizer(template), tmp_path, **options)
-    prepared = our_rows(rows, build_tokenizer(template), "messages", loss_on)
+    prepared = our_rows(rows, build_tokenizer(template), "messages", loss_on, tmp_path)
     assert [(row["input_ids"], row["labels"]) for row in prepared.train] == theirs
     assert prepared.counts.examples == len(theirs)
 
 
+@pytest.mark.parametrize("times", [1, 40])
 @pytest.mark.parametrize(("rows", "template", "loss_on", "options"), [CASES[0], CASES[3]])
 def test_trainer_packs_our_rows_as_its_own(
-    rows: list[Row], template: str | None, loss_on: str, options: dict[str, Any], tmp_path: Path
+    rows: list[Row],
+    template: str | None,
+    loss_on: str,
+    options: dict[str, Any],
+    times: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Also where they are more than are written, read and packed at a time."""
     from trl import SFTConfig, SFTTrainer
 
+    monkeypatch.setattr("finetune_trainer.data.tables._BATCH_BYTES", 2**12)
+    rows = rows * times
     theirs = trl_rows(rows, build_tokenizer(template), tmp_path, 256, packing=True, **options)
     tokenizer = build_tokenizer(template)
     trainer = SFTTrainer(
         model=build_model(len(tokenizer)),
         args=SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=256, packing=True),
-        train_dataset=our_rows(rows, tokenizer, "messages", loss_on, 256).train,
+        train_dataset=our_rows(rows, tokenizer, "messages", loss_on, tmp_path, 256).train,
         processing_class=tokenizer,
     )
     ours = [(row["input_ids"], row["labels"]) for row in trainer.train_dataset]
@@ -95,9 +106,8 @@ def test_trainer_packs_our_rows_as_its_own(
 
 
 def test_templates_without_markers_get_the_same_mask_as_those_with(tmp_path: Path) -> None:
-    del tmp_path
-    marked = our_rows(CHATS, build_tokenizer(TEMPLATE_WITH_MARKERS), "messages", "completion").train
-    rendered = our_rows(CHATS, build_tokenizer(TEMPLATE_WITHOUT_MARKERS), "messages", "completion").train
+    marked = our_rows(CHATS, build_tokenizer(TEMPLATE_WITH_MARKERS), "messages", "completion", tmp_path / "marked").train
+    rendered = our_rows(CHATS, build_tokenizer(TEMPLATE_WITHOUT_MARKERS), "messages", "completion", tmp_path / "rendered").train
     assert rendered["input_ids"] == marked["input_ids"]
     newline = build_tokenizer()("\n")["input_ids"]
     for with_markers, by_prefix in zip(marked["labels"], rendered["labels"], strict=True):

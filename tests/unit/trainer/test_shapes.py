@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.spec.objective import OBJECTIVE_FORMATS
-from finetune_trainer.data.shapes import NEEDS, SourceRow, choose_format, detect_format, normalise
+from finetune_trainer.data.faults import SourceRow
+from finetune_trainer.data.shapes import NEEDS, detect_format
+from finetune_trainer.data.shaping import shape_rows
 from finetune_trainer.errors import DataInvalid
 
 HI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -50,18 +52,17 @@ def test_columns_of_two_formats_are_refused() -> None:
 def test_mixed_rows_are_refused_with_the_first_of_each() -> None:
     rows = source({"messages": HI}, {"prompt": "a", "completion": "b"}, {"messages": HI})
     with pytest.raises(DataInvalid, match=r"messages \(first at data.jsonl:1\), prompt-completion \(first at data.jsonl:2\)"):
-        choose_format(rows, "auto")
+        shape_rows(rows)
 
 
 def test_columns_without_a_value_do_not_count() -> None:
     # a Parquet file has every column in every row
-    assert choose_format(source({"messages": HI, "prompt": None, "completion": None}), "auto")[0] == "messages"
+    assert shape_rows(source({"messages": HI, "prompt": None, "completion": None}))[0] == "messages"
 
 
 def test_given_format_goes_before_the_columns() -> None:
     rows = source({"messages": HI, "text": "t"})
-    assert choose_format(rows, "text") == ("text", rows)
-    assert normalise(rows, "text") == [{"text": "t"}]
+    assert shape_rows(rows, "text") == ("text", source({"text": "t"}))
 
 
 @pytest.mark.parametrize(
@@ -91,8 +92,8 @@ def test_given_format_goes_before_the_columns() -> None:
         ("text", {"text": "t", "label": 1}, {"text": "t"}),
     ],
 )
-def test_rows_become_trls_shapes(format_: str, row: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert normalise(source(row), format_) == [expected]
+def test_rows_become_trls_shapes(format_: Any, row: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert shape_rows(source(row), format_)[1] == source(expected)
 
 
 @pytest.mark.parametrize(
@@ -124,15 +125,15 @@ def test_rows_become_trls_shapes(format_: str, row: dict[str, Any], expected: di
         ("text", {"text": 1}, "a number"),
     ],
 )
-def test_malformed_rows_are_refused_with_their_place(format_: str, row: dict[str, Any], word: str) -> None:
+def test_malformed_rows_are_refused_with_their_place(format_: Any, row: dict[str, Any], word: str) -> None:
     with pytest.raises(DataInvalid, match=word) as caught:
-        normalise(source({"messages": HI, "prompt": "a", "completion": "b", "text": "t"}, row), format_)
+        shape_rows(source({"messages": HI, "prompt": "a", "completion": "b", "text": "t"}, row), format_)
     assert "data.jsonl:2" in caught.value.message
 
 
 def test_many_faults_are_listed_at_once_and_counted() -> None:
     with pytest.raises(DataInvalid) as caught:
-        normalise(source(*[{"text": None}] * 25), "text")
+        shape_rows(source(*[{"text": None}] * 25), "text")
     assert caught.value.message.count("data.jsonl:") == 20
     assert "… and 5 more" in caught.value.message
 
@@ -140,7 +141,7 @@ def test_many_faults_are_listed_at_once_and_counted() -> None:
 def test_texts_and_messages_can_not_mix_in_pairs() -> None:
     rows = source({"prompt": "a", "completion": "b"}, {"prompt": HI[:1], "completion": HI[1:]})
     with pytest.raises(DataInvalid, match="convert them to one"):
-        normalise(rows, "prompt-completion")
+        shape_rows(rows, "prompt-completion")
 
 
 ANYTHING = st.recursive(
@@ -158,11 +159,11 @@ COLUMNS = st.sampled_from(
 @given(st.lists(st.dictionaries(COLUMNS, ANYTHING, max_size=4), min_size=1, max_size=4), st.sampled_from(["auto", *NEEDS]))
 def test_any_rows_are_normalised_or_refused_and_never_crash(rows: list[dict[str, Any]], format_: Any) -> None:
     try:
-        normalised = normalise(source(*rows), choose_format(source(*rows), format_))
+        normalised = shape_rows(source(*rows), format_)[1]
     except DataInvalid:
         return
     assert len(normalised) == len(rows)
-    for row in normalised:
+    for row in (placed.value for placed in normalised):
         assert set(row) in ({"messages"}, {"prompt", "completion"}, {"text"})
         for value in row.values():
             assert isinstance(value, str) or all(set(message) == {"role", "content"} for message in value)

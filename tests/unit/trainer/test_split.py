@@ -5,7 +5,16 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.data.split import split_examples
+from finetune_trainer.data.split import choose_held_out, rank_rows
+
+
+def split_examples(rows: list[dict[str, Any]], fraction: float, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    held = choose_held_out(rank_rows(rows, seed), fraction).tolist()
+    sides: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for row, out in zip(rows, held, strict=True):
+        sides[out].append(row)
+    return sides
+
 
 ROWS = st.lists(st.builds(lambda text: {"text": text}, st.text(max_size=6)), max_size=40)
 

@@ -82,6 +82,32 @@ class CheckpointStore:
             return FetchedCheckpoint(target, step, manifest)
         return None
 
+    def publish_tokens(self, key: str, folder: Path, fields: ManifestFields) -> None:
+        """Keep the tokenised data in ``folder`` beside the checkpoints; :meth:`delete_all` deletes them with those.
+
+        Killed before the manifest is written, this leaves files that are never read.
+        """
+        publish(folder, self._store, self._locate_tokens(key), fields, read_back_max_bytes=0)
+
+    def download_tokens(self, key: str, folder: Path) -> bool:
+        """Download the tokenised data of this ``key`` that the run has kept; return whether there are any, whole and its own."""
+        prefix = self._locate_tokens(key)
+        try:
+            manifest = read_manifest(self._store, prefix)
+            if manifest is None:
+                return False
+            if manifest.kind != "tokens" or manifest.job_uid != self._uid:
+                raise DamagedArtifact(f"{self._store.locate(prefix)} is the {manifest.kind} of run {manifest.job_uid}, not this run's")
+            download_verified(self._store, prefix, folder)
+        except DamagedArtifact as error:
+            logger.warning("kept data passed over: %s", error)
+            shutil.rmtree(folder, ignore_errors=True)
+            return False
+        return True
+
+    def _locate_tokens(self, key: str) -> str:
+        return f"{self._prefix}/tokens-{key[:32]}"
+
     def _check_own(self, prefix: str, step: int) -> ArtifactManifest:
         manifest = read_manifest(self._store, prefix)
         if manifest is None:

@@ -24,7 +24,7 @@ class DamagedArtifact(StorageFailed):
     """What lies at a prefix is no artifact: no manifest, or files that don't match it. The store itself answered."""
 
 
-ArtifactFormat = Literal["peft", "transformers", "gguf", "compressed-tensors", "trainer-checkpoint"]
+ArtifactFormat = Literal["peft", "transformers", "gguf", "compressed-tensors", "trainer-checkpoint", "arrow"]
 _FORMATS: Final[dict[str, ArtifactFormat]] = {
     "adapter": "peft",
     "model": "transformers",
@@ -32,6 +32,7 @@ _FORMATS: Final[dict[str, ArtifactFormat]] = {
     "gguf": "gguf",
     "gptq": "compressed-tensors",
     "checkpoint": "trainer-checkpoint",
+    "tokens": "arrow",
 }
 MANIFEST_MAX_BYTES = 4 * 2**20
 READ_BACK_MAX_BYTES = 2 * 2**30
@@ -43,7 +44,7 @@ checksum with every part of an upload, and the server refuses a part that doesn'
 class ManifestFields:
     """What a manifest says besides its files. See :class:`~finetune_api.artifact.ArtifactManifest`."""
 
-    kind: Literal["adapter", "model", "merged", "gguf", "gptq", "checkpoint"]
+    kind: Literal["adapter", "model", "merged", "gguf", "gptq", "checkpoint", "tokens"]
     job_uid: str
     job_namespace: str
     job_name: str

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from finetune_trainer.data.prepare import PreparedData
+from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.data.tokenizing import IGNORED
 
 CALIBRATION_TOKENS: Final = 2**18

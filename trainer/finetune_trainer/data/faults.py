@@ -35,6 +35,11 @@ class Faults:
         if len(self.listed) < MAX_FAULTS:
             self.listed.append(f"{where}: {what}")
 
+    def extend(self, more: "Faults") -> None:
+        """Note all of ``more`` after those noted before."""
+        self.count += more.count
+        self.listed += more.listed[: MAX_FAULTS - len(self.listed)]
+
     def raise_if_any(self, heading: str) -> None:
         """:raises DataInvalid: there are faults."""
         if self.count:

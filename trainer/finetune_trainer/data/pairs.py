@@ -2,43 +2,28 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from finetune_api.spec.objective import Objective
-from finetune_trainer.data.faults import Row, SourceRow
+from finetune_trainer.data.faults import MAX_FAULTS, Row, SourceRow
+from finetune_trainer.data.preflight import Tally
+from finetune_trainer.data.tables import Columns
 from finetune_trainer.data.tokenizing import IGNORED, ExampleTokenizer, Tokenised
-
-Columns = dict[str, list[Any]]
 
 
 @dataclass(slots=True)
-class CheckedAnswers:
-    """Tokenised answers that are fit to learn from, as columns of TRL's names, and what became of the others."""
+class CheckedAnswers(Tally):
+    """Tokenised answers that are fit to learn from, as columns of TRL's names, and what became of the others. Whole and ended ones are
+    counted of those that should be learnt.
+    """
 
     columns: Columns = field(default_factory=dict)
-    dropped: int = 0
-    truncated: int = 0
-    unended: int = 0
-    """Untruncated answers that should be learnt and have no stop token at their end."""
-    whole: int = 0
-    """Untruncated answers that should be learnt."""
-    longest: int = 0
-    """Tokens of the longest prompt with its answer, after truncation."""
-    long: list[str] = field(default_factory=list)
-    """Places of the first examples that were too long."""
-
-    @property
-    def count(self) -> int:
-        """Examples that are left."""
-        return len(next(iter(self.columns.values()), []))
 
     def add(self, **values: Any) -> None:  # noqa: ANN401
         """Append an example."""
+        self.count += 1
         for name, value in values.items():
             self.columns.setdefault(name, []).append(value)
-
-
-_LISTED: Final = 20
 
 
 def check_answers(
@@ -58,7 +43,7 @@ def check_answers(
         long = max(len(answer.input_ids) for answer in answers) > max_length
         if long:
             checked.truncated += not drop_long
-            if len(checked.long) < _LISTED:
+            if len(checked.long) < MAX_FAULTS:
                 checked.long.append(row.where)
         cut = [answer.input_ids[:max_length] for answer in answers]
         if (long and drop_long) or begin >= max_length or any(len(ids) <= begin for ids in cut) or (len(cut) == 2 and cut[0] == cut[1]):
@@ -94,7 +79,7 @@ def check_prompts(
             ids = tokenizer(text=prompt)["input_ids"]
         if len(ids) > room:
             checked.dropped += 1
-            if len(checked.long) < _LISTED:
+            if len(checked.long) < MAX_FAULTS:
                 checked.long.append(row.where)
             continue
         checked.longest = max(checked.longest, len(ids) + max_new_tokens)

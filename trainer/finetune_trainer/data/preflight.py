@@ -13,11 +13,11 @@ LEARNT_OPEN, LEARNT_CLOSE = "⟦", "⟧"
 
 
 @dataclass(slots=True)
-class Checked:
-    """Examples that are fit to learn from, and what became of the others."""
+class Tally:
+    """What became of examples."""
 
-    input_ids: list[list[int]] = field(default_factory=list)
-    labels: list[list[int]] = field(default_factory=list)
+    count: int = 0
+    """Examples that are fit to learn from."""
     dropped: int = 0
     """Examples left out: nothing was left to learn after truncation."""
     truncated: int = 0
@@ -26,8 +26,25 @@ class Checked:
     """Untruncated examples with no stop token among what is learnt."""
     whole: int = 0
     """Untruncated examples."""
+    longest: int = 0
+    """Tokens of the longest, after truncation."""
     long: list[str] = field(default_factory=list)
     """Places of the first examples that were too long."""
+
+    def extend(self, more: "Tally") -> None:
+        """Count ``more`` after those counted before."""
+        for name in ("count", "dropped", "truncated", "unended", "whole"):
+            setattr(self, name, getattr(self, name) + getattr(more, name))
+        self.longest = max(self.longest, more.longest)
+        self.long += more.long[: MAX_FAULTS - len(self.long)]
+
+
+@dataclass(slots=True)
+class Checked(Tally):
+    """Examples that are fit to learn from, and what became of the others."""
+
+    input_ids: list[list[int]] = field(default_factory=list)
+    labels: list[list[int]] = field(default_factory=list)
 
 
 def check_examples(
@@ -58,6 +75,8 @@ def check_examples(
         if not cut:
             checked.whole += 1
             checked.unended += not _ends(labels, stop_ids)
+        checked.count += 1
+        checked.longest = max(checked.longest, len(ids))
         checked.input_ids.append(ids)
         checked.labels.append(labels)
     return checked
@@ -73,13 +92,13 @@ def _ends(labels: Sequence[int], stop_ids: frozenset[int]) -> bool:
     return False
 
 
-def prove_learnable(checked: Checked, max_length: int, what: str) -> None:
+def prove_learnable(checked: Tally, max_length: int, what: str) -> None:
     """Check that there is something to learn, and that every untruncated example teaches the model to stop.
 
     :param what: the data, for messages: `dataset`, `dataset.eval`.
     :raises DataInvalid: nothing is left, or stop tokens are not learnt; says how to mend it.
     """
-    if not checked.input_ids:
+    if not checked.count:
         raise DataInvalid(
             f"{what}: nothing is left to learn in any of its {checked.dropped} examples: their answers begin after "
             f"training.maxLength ({max_length} tokens) or are empty. Raise training.maxLength or shorten the prompts"
@@ -92,20 +111,21 @@ def prove_learnable(checked: Checked, max_length: int, what: str) -> None:
         )
 
 
-def prove_answers(count: int, dropped: int, unended: int, whole: int, max_length: int, what: str) -> None:
+def prove_answers(checked: Tally, max_length: int, what: str) -> None:
     """Check, of answers that are compared, what :func:`prove_learnable` checks of examples.
 
     :raises DataInvalid: nothing is left, or stop tokens are not learnt.
     """
-    if not count:
+    if not checked.count:
         raise DataInvalid(
-            f"{what}: nothing is left to learn in any of its {dropped} examples: within training.maxLength ({max_length} tokens) their "
-            "answers are empty or equal. Raise training.maxLength or shorten the prompts"
+            f"{what}: nothing is left to learn in any of its {checked.dropped} examples: within training.maxLength ({max_length} tokens) "
+            "their answers are empty or equal. Raise training.maxLength or shorten the prompts"
         )
-    if unended:
+    if checked.unended:
         raise DataInvalid(
-            f"{what}: {unended} of {whole} good answers don't end in a stop token (EOS, or the chat template's end of turn), so that the "
-            "tuned model would not know when to stop. Mend the chat template of the model: each assistant turn must end in it"
+            f"{what}: {checked.unended} of {checked.whole} good answers don't end in a stop token (EOS, or the chat template's end of "
+            "turn), so that the tuned model would not know when to stop. Mend the chat template of the model: each assistant turn must "
+            "end in it"
         )
 
 

@@ -1,4 +1,4 @@
-"""Reading rows from files: JSON Lines, JSON, CSV and Parquet, each also gzipped."""
+"""Reading rows from files, one after the other: JSON Lines, JSON, CSV and Parquet, each also gzipped."""
 
 import csv
 import gzip
@@ -7,9 +7,9 @@ import json
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from finetune_trainer.data.faults import MAX_FAULTS, Faults, SourceRow
 from finetune_trainer.errors import DataInvalid
@@ -19,15 +19,11 @@ SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 GZIP: Final = ".gz"
 _BOM = b"\xef\xbb\xbf"
 _WRAPPERS = ("data", "rows", "train", "examples")
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedRows:
-    """All rows of a dataset."""
-
-    rows: list[SourceRow]
-    digest: str
-    """SHA-256 of the files as they were read: of the file where there is one, else as ``combine_digests`` says."""
+_BUFFER_BYTES: Final = 2**20
+_PARQUET_ROWS: Final = 1024
+"""Rows that are in memory at a time."""
+_HOPELESS: Final = 50 * MAX_FAULTS
+"""Malformed rows after which no other file is read."""
 
 
 def data_suffix(name: str) -> str | None:
@@ -36,29 +32,47 @@ def data_suffix(name: str) -> str | None:
     return next((suffix for suffix in SUFFIXES if lower.endswith(suffix)), None)
 
 
-def load_rows(files: Sequence[Path], root: Path | None = None, tolerated: Faults | None = None) -> LoadedRows:
-    """Read ``files`` in the order of their names.
+def load_rows(files: Sequence[Path], root: Path | None = None) -> list[SourceRow]:
+    """Return all rows of ``files``, which are few.
+
+    :raises DataInvalid: see :func:`read_rows`; or up to 20 malformed rows, with file and line, all at once.
+    """
+    faults = Faults()
+    rows = list(read_rows(files, root, faults))
+    faults.raise_if_any("malformed rows")
+    return rows
+
+
+def read_rows(files: Sequence[Path], root: Path | None, faults: Faults, *, tolerant: bool = False) -> Iterator[SourceRow]:
+    """Read ``files`` in the order of their names, row by row: memory holds a few rows at a time, but all of a ``.json`` file (unless it has
+    JSON Lines in it) and of a gzipped Parquet file.
 
     :param root: folder that names in messages are relative to.
-    :param tolerated: takes the malformed rows; without it they are an error.
-    :raises DataInvalid: up to 20 malformed rows, with file and line, all at once; or a file that can't be read at all.
+    :param faults: takes the malformed rows.
+    :param tolerant: read on, however many of them there are.
+    :raises DataInvalid: a file can't be read at all, or there are no rows.
     """
+    named = _name_files(files, root)
+    found = False
+    for name in sorted(named):
+        for row in _read_file(named[name], name, faults):
+            found = True
+            yield row
+        if not tolerant and faults.count > _HOPELESS:
+            break  # the file is no such thing as its name says: reading on would only cost time
+    if not found and not faults.count:
+        raise DataInvalid(f"the dataset has no rows ({', '.join(sorted(named)[:5])})")
+
+
+def compute_digest(files: Sequence[Path], root: Path | None = None) -> str:
+    """Return the SHA-256 of ``files`` as they were read: of the file where there is one, else as ``combine_digests`` says."""
+    return combine_digests(digest_files(_name_files(files, root)))
+
+
+def _name_files(files: Sequence[Path], root: Path | None) -> dict[str, Path]:
     if not files:
         raise DataInvalid(f"the dataset has no files; it needs {', '.join(SUFFIXES)} files (or these gzipped)")
-    named = {file.relative_to(root).as_posix() if root else file.name: file for file in files}
-    faults = Faults() if tolerated is None else tolerated
-    rows: list[SourceRow] = []
-    for name in sorted(named):
-        rows.extend(_read_file(named[name], name, faults))
-        if tolerated is None and faults.count > 50 * MAX_FAULTS:
-            break  # the file is no such thing as its name says: reading on would only cost time
-    if tolerated is None:
-        faults.raise_if_any("malformed rows")
-    elif not rows:
-        tolerated.raise_if_above(0.0, tolerated.count)
-    if not rows:
-        raise DataInvalid(f"the dataset has no rows ({', '.join(sorted(named)[:5])})")
-    return LoadedRows(rows, combine_digests(digest_files(named)))
+    return {file.relative_to(root).as_posix() if root else file.name: file for file in files}
 
 
 def _read_file(file: Path, name: str, faults: Faults) -> Iterator[SourceRow]:
@@ -67,42 +81,59 @@ def _read_file(file: Path, name: str, faults: Faults) -> Iterator[SourceRow]:
         if suffix == ".parquet":
             yield from _read_parquet(file, name)
         elif suffix in (".jsonl", ".ndjson"):
-            yield from _read_jsonl(_read_content(file), name, faults)
+            with _open(file) as stream:
+                yield from _read_jsonl(stream, name, faults)
         elif suffix == ".json":
-            yield from _read_json(_read_content(file), name, faults)
+            yield from _read_json(file, name, faults)
         elif suffix == ".csv":
-            yield from _read_csv(_read_content(file), name, faults)
+            with _open(file) as stream:
+                yield from _read_csv(stream, name, faults)
         else:
             raise DataInvalid(f"{name}: not a data file; it must end in one of {', '.join(SUFFIXES)} (or these with {GZIP})")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataInvalid(f"{name}: damaged gzip file ({error}); compress and upload it anew") from None
+    except UnicodeDecodeError:
+        raise DataInvalid(_find_undecodable(file, name)) from None
 
 
-def _read_content(file: Path) -> bytes:
-    content = file.read_bytes()
-    if file.name.lower().endswith(GZIP) or content[:2] == b"\x1f\x8b":  # some servers serve a .jsonl gzipped
-        content = gzip.decompress(content)
-    return content.removeprefix(_BOM)
+@contextmanager
+def _open(file: Path) -> Iterator[IO[bytes]]:
+    """Open ``file`` for reading, unpacked, after its byte order mark."""
+    with ExitStack() as stack:
+        stream: IO[bytes] = stack.enter_context(file.open("rb", buffering=_BUFFER_BYTES))
+        packed = stream.read(2) == b"\x1f\x8b" or file.name.lower().endswith(GZIP)  # some servers serve a .jsonl gzipped
+        stream.seek(0)
+        if packed:
+            unpacked = stack.enter_context(gzip.GzipFile(fileobj=stream))
+            stream = stack.enter_context(io.BufferedReader(unpacked, _BUFFER_BYTES))
+        if stream.read(len(_BOM)) != _BOM:
+            stream.seek(0)
+        yield stream
 
 
-def _decode_error(name: str, content: bytes, error: UnicodeDecodeError) -> str:
-    line = content.count(b"\n", 0, error.start) + 1
-    hint = "it seems to be UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "it seems to be in another encoding"
-    if content[:2] == b"PK":
-        return f"{name} is a ZIP archive by its content; unpack it, or compress the file with gzip instead"
-    return f"{name}:{line}: byte {error.start} (0x{content[error.start]:02x}) is not UTF-8; {hint}. Save the file as UTF-8"
+def _find_undecodable(file: Path, name: str) -> str:
+    """Return where ``file`` is not UTF-8, in words."""
+    before, head = 0, b""
+    with _open(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            head = head or line[:2]
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                if head == b"PK":
+                    return f"{name} is a ZIP archive by its content; unpack it, or compress the file with gzip instead"
+                utf_16 = head in (b"\xff\xfe", b"\xfe\xff")
+                hint = "it seems to be UTF-16" if utf_16 else "it seems to be in another encoding"
+                place = f"{name}:{number}: byte {before + error.start} (0x{line[error.start]:02x})"
+                return f"{place} is not UTF-8; {hint}. Save the file as UTF-8"
+            before += len(line)
+    return f"{name} is not UTF-8; save the file as UTF-8"
 
 
-def _decode(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataInvalid(_decode_error(name, content, error)) from None
-
-
-def _read_jsonl(content: bytes, name: str, faults: Faults) -> Iterator[SourceRow]:
+def _read_jsonl(stream: IO[bytes], name: str, faults: Faults) -> Iterator[SourceRow]:
     # split on \n alone: str.splitlines would also split inside texts, on U+2028 and the like
-    for number, line in enumerate(_decode(content, name).split("\n"), start=1):
+    for number, content in enumerate(stream, start=1):
+        line = content.removesuffix(b"\n").decode("utf-8")
         if not line.strip():
             continue
         try:
@@ -116,13 +147,20 @@ def _read_jsonl(content: bytes, name: str, faults: Faults) -> Iterator[SourceRow
             faults.add(f"{name}:{number}", "not a JSON object; each line must be one {…}")
 
 
-def _read_json(content: bytes, name: str, faults: Faults) -> Iterator[SourceRow]:
-    text = _decode(content, name)
+def _read_json(file: Path, name: str, faults: Faults) -> Iterator[SourceRow]:
+    with _open(file) as stream:
+        if _has_json_lines(stream):
+            with _open(file) as lines:
+                yield from _read_jsonl(lines, name, faults)
+            return
+    with _open(file) as stream:
+        text = stream.read().decode("utf-8")
     try:
         value = _parse_json(text)
     except ValueError as error:
-        if text.lstrip().startswith("{") and "Extra data" in str(error):  # JSON Lines under the name .json, as many datasets are
-            yield from _read_jsonl(content, name, faults)
+        if text.lstrip().startswith("{") and "Extra data" in str(error):
+            with _open(file) as lines:
+                yield from _read_jsonl(lines, name, faults)
             return
         faults.add(name, f"not JSON: {error}")
         return
@@ -142,6 +180,26 @@ def _read_json(content: bytes, name: str, faults: Faults) -> Iterator[SourceRow]
             faults.add(f"{name}, row {number}", "not a JSON object")
 
 
+def _has_json_lines(stream: IO[bytes]) -> bool:
+    """Tell whether what looks like one JSON document is JSON Lines, as many datasets by the name .json are: two lines that begin with an
+    object, the first of them whole.
+    """
+    objects = 0
+    while objects < 2 and (line := stream.readline()):
+        text = line.decode("utf-8").strip()
+        if not text:
+            continue
+        if not text.startswith("{"):
+            return False
+        if not objects:
+            try:
+                _parse_json(text)
+            except ValueError:
+                return False
+        objects += 1
+    return objects == 2
+
+
 def _parse_json(text: str) -> Any:  # noqa: ANN401
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
@@ -152,9 +210,10 @@ def _parse_json(text: str) -> Any:  # noqa: ANN401
         raise ValueError("nested too deeply") from None
 
 
-def _read_csv(content: bytes, name: str, faults: Faults) -> Iterator[SourceRow]:
+def _read_csv(stream: IO[bytes], name: str, faults: Faults) -> Iterator[SourceRow]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.reader(io.StringIO(_decode(content, name), newline=""), strict=True)
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+    reader = csv.reader(text, strict=True)
     try:
         header = next(reader, None)
         if header is None:
@@ -174,6 +233,8 @@ def _read_csv(content: bytes, name: str, faults: Faults) -> Iterator[SourceRow]:
             yield SourceRow({key: _parse_cell(key, value) for key, value in zip(names, values, strict=True)}, where)
     except csv.Error as error:
         faults.add(f"{name}:{reader.line_num}", f"not CSV: {error}")
+    finally:
+        text.detach()  # whoever opened the stream closes it
 
 
 def _parse_cell(column: str, value: str) -> Any:  # noqa: ANN401
@@ -194,9 +255,9 @@ def _read_parquet(file: Path, name: str) -> Iterator[SourceRow]:
     if name.lower().endswith(GZIP):
         source = pa.BufferReader(gzip.decompress(file.read_bytes()))
     try:
-        with pq.ParquetFile(source) as parquet:
+        with pq.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
             number = 0
-            for batch in parquet.iter_batches():
+            for batch in parquet.iter_batches(batch_size=_PARQUET_ROWS):
                 for row in batch.to_pylist():
                     number += 1
                     yield SourceRow(row, f"{name}, row {number}")

@@ -5,14 +5,13 @@ texts, or two lists of messages), ``{"text": ...}``, ``{"prompt": ..., "chosen":
 "completion": ..., "label": bool}`` or ``{"prompt": ..., "answer": ...}``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from finetune_api.spec.objective import OBJECTIVE_FORMATS, Objective
-from finetune_api.spec.source import DatasetFormat
-from finetune_trainer.data.faults import Faults, Row, SourceRow
+from finetune_trainer.data.faults import Row
 from finetune_trainer.data.preferences import from_preference, from_prompt, from_unpaired
-from finetune_trainer.data.values import Malformed, check_dialogue, refuse_unsupported, take_answer, take_messages, take_text
+from finetune_trainer.data.values import Malformed, check_dialogue, take_answer, take_messages, take_text
 from finetune_trainer.errors import DataInvalid
 
 NEEDS: Final[dict[str, str]] = {
@@ -80,112 +79,8 @@ def detect_format(columns: Iterable[str], objective: Objective = "sft") -> str:
     raise DataInvalid(f"the columns ({listed}) {problem}. What each format needs: {needs}")
 
 
-def choose_format(
-    rows: Sequence[SourceRow], wanted: DatasetFormat, objective: Objective = "sft", faults: Faults | None = None
-) -> tuple[str, list[SourceRow]]:
-    """Return the format of ``rows``, ``wanted`` or what their columns say where it is ``auto``, and the rows that have it.
-
-    :param faults: takes the rows whose columns fit no format, where most do; without it they are an error.
-    :raises DataInvalid: rows differ in format, or have none.
-    """
-    if wanted != "auto":
-        if wanted not in OBJECTIVE_FORMATS[objective]:
-            suited = ", ".join(OBJECTIVE_FORMATS[objective])
-            raise DataInvalid(f"dataset.format {wanted} is not what the objective {objective} learns from; it needs {suited}")
-        return wanted, list(rows)
-    first: dict[str, str] = {}
-    seen: dict[frozenset[str], str | DataInvalid] = {}
-    fitting: list[SourceRow] = []
-    failed: list[tuple[SourceRow, DataInvalid]] = []
-    for row in rows:
-        columns = frozenset(name for name, value in row.value.items() if value is not None)
-        if columns not in seen:
-            try:
-                seen[columns] = detect_format(columns, objective)
-            except DataInvalid as error:
-                seen[columns] = error
-        known = seen[columns]
-        if isinstance(known, DataInvalid):
-            failed.append((row, known))
-            continue
-        first.setdefault(known, row.where)
-        fitting.append(row)
-    if failed and (faults is None or not fitting):
-        row, problem = failed[0]
-        raise DataInvalid(f"{row.where}: {problem.message}")
-    if len(first) > 1:
-        mixed = ", ".join(f"{name} (first at {where})" for name, where in first.items())
-        raise DataInvalid(f"the dataset mixes formats: {mixed}. Put each format in a dataset of its own, or convert them to one")
-    for row, _ in failed:
-        if faults is not None:
-            listed = ", ".join(sorted(name for name, value in row.value.items() if value is not None)) or "none"
-            faults.add(row.where, f"the columns ({listed}) are not those of the other rows")
-    if not first:
-        raise DataInvalid("the dataset has no rows")
-    return next(iter(first)), fitting
-
-
-def rename_columns(rows: Sequence[SourceRow], columns: Mapping[str, str]) -> list[SourceRow]:
-    """Return ``rows`` with the names that the formats have.
-
-    :param columns: names in the data, by the names that they become.
-    :raises DataInvalid: no row has a column of a name in ``columns``.
-    """
-    if not columns:
-        return list(rows)
-    present = {name for row in rows for name in row.value}
-    for name, column in columns.items():
-        if rows and column not in present:
-            listed = ", ".join(sorted(present)[:20]) or "none"
-            raise DataInvalid(f"dataset.columns.{name}: no row has a column {column!r}; the columns are {listed}")
-    taken = set(columns.values()) | set(columns)
-    return [
-        SourceRow(
-            {
-                **{name: value for name, value in row.value.items() if name not in taken},
-                **{name: row.value[column] for name, column in columns.items() if column in row.value},
-            },
-            row.where,
-        )
-        for row in rows
-    ]
-
-
-def normalise(rows: Sequence[SourceRow], format_: str, faults: Faults | None = None) -> list[Row]:
-    """Return ``rows`` in TRL's shapes, in order; see :func:`normalise_placed`."""
-    return [row.value for row in normalise_placed(rows, format_, faults)]
-
-
-def normalise_placed(rows: Sequence[SourceRow], format_: str, faults: Faults | None = None) -> list[SourceRow]:
-    """Return ``rows`` in TRL's shapes, in order, each with its place.
-
-    :param faults: takes the rows that don't have the shape; without it they are an error.
-    :raises DataInvalid: up to 20 of the rows that don't have the shape, with file and line, all at once.
-    """
-    if format_ not in get_args(DatasetFormat) or format_ == "auto":
-        raise DataInvalid(f"dataset.format {format_!r} is not one of {', '.join(NEEDS)}")
-    convert = _CONVERTERS[format_]
-    found, normalised = Faults() if faults is None else faults, []
-    for row in rows:
-        try:
-            refuse_unsupported(row.value)
-            normalised.append(SourceRow(convert(row.value), row.where))
-        except Malformed as error:
-            found.add(row.where, str(error))
-    if faults is None:
-        found.raise_if_any(f"rows that don't fit the format {format_} ({NEEDS[format_]})")
-    kinds: dict[bool, str] = {}
-    for row in normalised:
-        kinds.setdefault(_is_conversation(row.value), row.where)
-    if len(kinds) > 1:
-        raise DataInvalid(
-            f"some rows have lists of messages (first at {kinds[True]}), others texts in prompt and answers (first at {kinds[False]}); "
-            "convert them to one of the two"
-        )
-    return normalised
-
-
-def _is_conversation(row: Row) -> bool:
+def is_conversation(row: Row) -> bool:
+    """Return whether a row in TRL's shape has messages, not texts."""
     return isinstance(next(iter(row.values())), list)
 
 
@@ -234,7 +129,7 @@ def _from_text(row: Row) -> Row:
     return {"text": take_answer(row, "text")}
 
 
-_CONVERTERS: Final[dict[str, Any]] = {
+CONVERTERS: Final[dict[str, Any]] = {
     "messages": _from_messages,
     "prompt-completion": _from_pair,
     "instruction": _from_instruction,
@@ -244,3 +139,4 @@ _CONVERTERS: Final[dict[str, Any]] = {
     "unpaired-preference": from_unpaired,
     "prompt": from_prompt,
 }
+"""What makes a row of each format one in TRL's shape; raises :class:`Malformed`."""

@@ -137,7 +137,7 @@ def _read_own(spec: HarnessTaskSpec, folder: Path, credentials: Credentials) -> 
 
         source = EvalDatasetSpec(uri=spec.dataset_uri, endpoint_url=spec.endpoint_url)
         fetched = fetch_dataset(source, credentials, folder)
-        rows = Dataset.from_list([dict(row.value) for row in load_rows(fetched.files, fetched.root).rows])
+        rows = Dataset.from_list([dict(row.value) for row in load_rows(fetched.files, fetched.root)])
         config |= {"custom_dataset": lambda **_: {_SPLIT: rows}, "test_split": _SPLIT, "fewshot_split": _SPLIT}
     return config
 

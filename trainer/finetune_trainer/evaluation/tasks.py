@@ -36,7 +36,7 @@ def load_tasks(specs: list[TaskSpec], folder: Path, environ: Mapping[str, str]) 
         credentials = Credentials.from_environ(number_prefix(ENV_PREFIX_TASK, index), environ)
         try:
             fetched = fetch_dataset(spec, credentials, folder / spec.name)
-            tasks.append(build_task(spec, load_rows(fetched.files, fetched.root).rows))
+            tasks.append(build_task(spec, load_rows(fetched.files, fetched.root)))
         except DataInvalid as error:
             raise DataInvalid(f"evaluation.tasks[{index}] ({spec.name}): {error.message}") from None
     return tasks

@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from finetune_api.spec import QuantizationSpec
 from finetune_trainer.device import Device
 from finetune_trainer.errors import ConfigInvalid, SourceUnavailable
-from finetune_trainer.model.quantized_base import read_quantization
+from finetune_trainer.model.quantized_base import is_packed, read_quantization
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +124,11 @@ def load_model(
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     quantized = read_quantization(config) is not None
+    config, packed = open_packed(config)
     allow_tf32(device)
     scores = score_seed is not None
+    if packed and scores:
+        config.num_labels = 1
     if score_seed is not None:
         set_seed(score_seed)
     try:
@@ -139,7 +142,7 @@ def load_model(
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
-                **({"num_labels": 1} if scores else {}),
+                **({"config": config} if packed else {"num_labels": 1} if scores else {}),
             )
     except SafetensorError as error:
         raise SourceUnavailable(f"the weights of {uri} are damaged: {_first_line(error)}; upload them anew") from error
@@ -147,14 +150,27 @@ def load_model(
         raise ConfigInvalid(f"{uri} can't be loaded: {_first_line(error)}") from error
     model.requires_grad_(requires_grad=False)
     model.config.use_cache = False
-    if spec.type != "none":
+    if spec.type != "none" and not packed:
         check_quantized(model, uri)
         keep_weights_as_loaded(model)
         _compute_in(model, _DTYPES[spec.compute_dtype])
         _report_unquantised(model)
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
-    logger.info("base model loaded: %s, %.0f MiB in %s", model.config.model_type, size / 2**20, spec.type)
+    logger.info("base model loaded: %s, %.0f MiB in %s", model.config.model_type, size / 2**20, "packed weights" if packed else spec.type)
     return model
+
+
+def open_packed(config: Any) -> tuple[Any, bool]:  # noqa: ANN401  transformers has no one type for it
+    """Return ``config`` as transformers is to load by it, and whether it is that of a base which GPTQ, AWQ or this trainer has packed.
+
+    :raises ConfigInvalid: it is packed in a way that is not read.
+    """
+    found = read_quantization(config)
+    if found is None or not is_packed(found):
+        return config, False
+    from finetune_trainer.model.packed_base import use_packed_reader  # noqa: PLC0415  registers itself; few bases need it
+
+    return use_packed_reader(config, found), True
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The trainers of the objectives that compare answers: TRL's own, given rows that are tokenised and checked already."""
 
-from typing import Any
+from typing import Any, Final
 
 from trl.experimental.orpo import ORPOTrainer
 from trl.trainer.dpo_trainer import DPOTrainer
@@ -9,6 +9,9 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from finetune_trainer.run.adapting import AdapterHooks
 from finetune_trainer.run.loop import RunLoop
+
+_ROWS: Final = 1000
+"""Rows that are in memory at a time."""
 
 
 class _Prepared:
@@ -51,12 +54,16 @@ class RunKtoTrainer(_AdapterOff, RunLoop, AdapterHooks, KTOTrainer):
         del processing_class
         shuffled = dataset.shuffle(seed=args.seed) if dataset_name == "train" else dataset
         size = args.per_device_train_batch_size
-        answers = shuffled["completion_ids"][:]
-        neighbours: list[list[int]] = []
-        for begin in range(0, len(answers), size):
-            batch = answers[begin : begin + size]
-            neighbours += [batch[-1], *batch[:-1]]
-        return shuffled.flatten_indices().add_column("KL_completion_ids", neighbours)
+        return shuffled.map(_add_neighbours, batched=True, batch_size=size * max(1, _ROWS // size), fn_kwargs={"size": size})
+
+
+def _add_neighbours(columns: dict[str, list[Any]], size: int) -> dict[str, list[Any]]:
+    answers = columns["completion_ids"]
+    neighbours: list[list[int]] = []
+    for begin in range(0, len(answers), size):
+        batch = answers[begin : begin + size]
+        neighbours += [batch[-1], *batch[:-1]]
+    return {"KL_completion_ids": neighbours}
 
 
 class RunOrpoTrainer(RunLoop, AdapterHooks, ORPOTrainer):

@@ -20,6 +20,8 @@ from finetune_api.trainer_config import TrainerConfig
 from finetune_trainer.artifacts import CheckpointStore, FetchedCheckpoint, ManifestFields, publish
 from finetune_trainer.data import Examples, PreparedData, load_examples, prepare_data
 from finetune_trainer.data.calibration import CalibrationRows, choose_calibration
+from finetune_trainer.data.kept import compute_key
+from finetune_trainer.data.prepare import settle_tokenizer
 from finetune_trainer.device import Device, choose_device
 from finetune_trainer.documents import RunFacts
 from finetune_trainer.ending import is_out_of_memory
@@ -40,6 +42,7 @@ from finetune_trainer.run.progress import RunProgress
 from finetune_trainer.run.resuming import ADAPTER_FOLDER, MODEL_FOLDER, check_same_inputs, find_finished, warn_of_other_versions
 from finetune_trainer.run.rewards import check_rewards
 from finetune_trainer.run.session import Surroundings, TrainingSession
+from finetune_trainer.run.tokens import PREPARED_FOLDER, TokenKeeper
 from finetune_trainer.run.tracking import RunTracking
 from finetune_trainer.run.versions import collect_versions
 from finetune_trainer.storage import Credentials, Store, open_store
@@ -80,6 +83,7 @@ class Run:
         self._tracking: RunTracking | None = None
         self._dataset_digest: str | None = None
         self._calibration: CalibrationRows | None = None
+        self._tokens: TokenKeeper | None = None
         self._begun = time.monotonic()
         self._result_kind = MODEL_FOLDER if config.method.adapter.type == "none" else ADAPTER_FOLDER
 
@@ -133,7 +137,6 @@ class Run:
             return self._summarise_part()
         if self._group.meets:
             self._interruption.agree_by(self._group.any)
-            self._group.wait_for_files()
 
         # Data and model
         unused = () if any(tracker.type == "wandb" for tracker in config.tracking) else ("wandb",)
@@ -141,6 +144,7 @@ class Run:
             self._span("load", what="files"),
             Preload(config.method.objective, unused),
         ):  # the libraries take seconds to import: meanwhile, files come in
+            self._group.wait_for_files()
             self._base = base = self._fetch_model(config.model, ENV_PREFIX_MODEL, "model")
             examples = self._load_examples()
             check_rewards(config.method.grpo.rewards if config.method.grpo else [], examples.answers)
@@ -167,10 +171,12 @@ class Run:
 
             check_gptq(architecture, config.output.gptq.group_size, config.model.uri)
         self._enter("preparing", reporter)
+        self._tokens = TokenKeeper(self._folder, self._group, checkpoints if config.dataset.keep_tokenised else None)
         with self._span("preflight"):
             tokenizer = load_tokenizer(base.path, config.model.uri)
             data = self._prepare_data(examples, tokenizer)
         self._judge = None if reward else build_judge(config, examples, tokenizer, tasks, self._interruption, harness)
+        del examples  # their disk is free again
         self._dataset_digest = data.digest
         self.progress.dataset = data.counts
         check_length(architecture, data.longest, config.method.adapter.resolved_virtual_tokens, config.model.uri)
@@ -194,6 +200,7 @@ class Run:
         self._enter("publishing", reporter)
         with self._span("upload", what=self._result_kind):
             self._publish(trainer, tokenizer, data.counts)
+        self._tokens.wait()
         self._delete_checkpoints(checkpoints)
         published = find_finished(output, config.job.uid, self._result_kind)
         if published is None:
@@ -223,10 +230,30 @@ class Run:
 
     def _prepare_data(self, examples: Examples, tokenizer: Any) -> PreparedData:  # noqa: ANN401
         config = self.config
-        data = prepare_data(examples, tokenizer, config.training, config.method, config.dataset.too_long)
+
+        def prepare(folder: Path) -> PreparedData:
+            return prepare_data(examples, tokenizer, config.training, config.method, config.dataset.too_long, folder=folder)
+
+        if self._tokens is None:
+            data = prepare(self._own_folder / PREPARED_FOLDER)
+        else:
+            data = self._tokens.obtain(
+                self._compute_key(examples),
+                prepare,
+                lambda: settle_tokenizer(examples, tokenizer, config.training, config.method),
+                lambda: self._fields("tokens", 0),
+            )
         if config.output.gptq is not None and self._group.leads:
             self._calibration = choose_calibration(data, tokenizer, config.training.seed)
         return data
+
+    def _compute_key(self, examples: Examples) -> str | None:
+        """Return what the tokenised data hang on; None where nobody would use them again."""
+        config = self.config
+        used = config.dataset.keep_tokenised or self._group.shares
+        if not used or config.method.objective == "grpo" or examples.read_digest is None:
+            return None
+        return compute_key(examples.read_digest, self._fetch_base().path, config.dataset, config.training, config.method, self._versions)
 
     def _fetch_calibration(self) -> CalibrationRows:
         """Return the rows that were chosen as the data were prepared; in a pod that found the adapter published, prepare them again."""
@@ -262,12 +289,14 @@ class Run:
     ) -> tuple[Any, Any]:
         """Return the model with its adapter, and the teacher where there is one."""
         from finetune_trainer.model.adapter import add_adapter  # noqa: PLC0415  heavy; loaded by now
+        from finetune_trainer.model.kernels import choose_kernels  # noqa: PLC0415
         from finetune_trainer.model.loading import load_model, load_teacher  # noqa: PLC0415
         from finetune_trainer.model.packing import check_packing  # noqa: PLC0415
         from finetune_trainer.model.sharding import build_mesh, divide_model, share_whole  # noqa: PLC0415
 
         config, method, seed = self.config, self.config.method, self.config.training.seed
         reward, divides = method.objective == "reward", self.config.divides_model
+        choose_kernels(device)
         mesh = build_mesh(device) if divides else None
         # One that is not quantised lies in the node's memory until it is divided
         with self._group.in_turn() if divides and method.quantization.type == "none" else contextlib.nullcontext():
