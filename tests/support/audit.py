@@ -17,6 +17,8 @@ class Write:
     namespace: str
     name: str
     code: int
+    pod: str = ""
+    """The pod that the writer's token is bound to: it tells replicas apart, which have one ServiceAccount."""
 
 
 def read_writes(log: Path, *, user: str, namespace: str | None = None, name: str | None = None, since: int = 0) -> list[Write]:
@@ -26,8 +28,8 @@ def read_writes(log: Path, *, user: str, namespace: str | None = None, name: str
     """
     with log.open("rb") as file:
         file.seek(since)
-        lines = file.read().split(b"\n")
-    writes = [_read(json.loads(line)) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+        *lines, _ = file.read().split(b"\n")  # what follows the last line's end is being written
+    writes = [_read(json.loads(line)) for line in lines if line]
     return [
         write
         for write in writes
@@ -52,6 +54,7 @@ def _read(event: dict[str, object]) -> Write:
     assert isinstance(target, dict)
     assert isinstance(status, dict)
     assert isinstance(user, dict)
+    extra = user.get("extra") or {}
     resource = "/".join(filter(None, (target.get("resource", ""), target.get("subresource", ""))))
     return Write(
         user=user["username"],
@@ -61,4 +64,5 @@ def _read(event: dict[str, object]) -> Write:
         namespace=target.get("namespace", ""),
         name=target.get("name", ""),
         code=status.get("code", 0),
+        pod=next(iter(extra.get("authentication.kubernetes.io/pod-name") or ()), ""),
     )
