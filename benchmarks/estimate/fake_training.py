@@ -21,6 +21,7 @@ from typing import Any
 from unittest import mock
 
 from finetune_trainer.model.eager import load_bitsandbytes
+from finetune_trainer.model.fp8_linear import FP8, Fp8Linear
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # that ORPO and distillation may change is known: TRL's version is locked
 load_bitsandbytes()
@@ -347,17 +348,22 @@ def _as_on_a_gpu() -> Iterator[None]:
 
 
 def _quantise(model: Any, spec: QuantizationSpec, dtype: torch.dtype, storage: torch.dtype) -> None:
-    """Replace every linear layer but the head by a 4-bit one with packed weights, as bitsandbytes leaves them after loading.
+    """Replace every linear layer but the head by one with packed weights, as bitsandbytes or our reader of FP8 leaves them after loading.
 
     :param storage: type that the packed weights pass for.
     """
-    assert spec.type in ("nf4", "fp4"), f"{spec.type} can't be measured without a GPU"
+    assert spec.type in ("nf4", "fp4", "fp8"), f"{spec.type} can't be measured without a GPU"
     head = getattr(model, "score", None) or model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child is not head:
-                setattr(parent, name, _pack(child, spec, dtype, storage))
-    model.is_loaded_in_4bit = model.is_quantized = True
+                setattr(parent, name, _round(child) if spec.type == "fp8" else _pack(child, spec, dtype, storage))
+    model.is_loaded_in_4bit = spec.type != "fp8"
+    model.is_quantized = True
+
+
+def _round(linear: nn.Linear) -> Fp8Linear:
+    return Fp8Linear(torch.empty(linear.weight.shape, dtype=FP8), torch.empty(linear.out_features, 1), linear.bias)
 
 
 def _pack(linear: nn.Linear, spec: QuantizationSpec, dtype: torch.dtype, storage: torch.dtype) -> Any:
@@ -390,7 +396,7 @@ def _pack(linear: nn.Linear, spec: QuantizationSpec, dtype: torch.dtype, storage
 
 
 def _add_adapter(model: Any, spec: FineTuneJobSpec, dtype: torch.dtype) -> Any:
-    quantised, adapter = spec.method.quantization.type != "none", spec.method.adapter
+    quantised, adapter = spec.method.quantization.type not in ("none", "fp8"), spec.method.adapter  # as TRL sees it
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype if quantised and adapter.type == "lora" else torch.float32)
     try:

@@ -39,7 +39,7 @@ def start_group(trainers: Trainers, workspace: Path, name: str, size: int, **cha
     port = free_port()
     training = {**TRAINING, "gradientAccumulationSteps": 8 // size, **changes.pop("training", {})}
     group = {"nodes": size, "address": "127.0.0.1", "port": port} if size > 1 else None
-    config = make_config(workspace, name, method=METHOD, training=training, **changes)
+    config = make_config(workspace, name, training=training, **{"method": METHOD, **changes})
     started = []
     for rank in range(size):
         own = {**config, "workDir": f"{config['workDir']}/pod-{rank}", **({"group": group} if group else {})}

@@ -1,10 +1,14 @@
 """What the run computes on."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
+from finetune_api.spec.method import QuantizationType
 from finetune_api.trainer_config import DeviceConfig
-from finetune_trainer.errors import AcceleratorMissing
+from finetune_trainer.errors import AcceleratorMissing, ConfigInvalid
+
+FP8_CAPABILITY: Final = (8, 9)
+"""CUDA compute capability from which on a GPU multiplies in FP8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +44,26 @@ def choose_device(config: DeviceConfig, index: int = 0) -> Device:
         "Check that the node has the NVIDIA driver and the container toolkit (runtimeClass or default runtime nvidia), "
         "or set resources.gpus to 0 to train on the CPU"
     )
+
+
+def check_device(device: Device, quantization: QuantizationType) -> None:
+    """Check that ``device`` can multiply by weights that are held so: all do but one. Processors multiply in FP8, too, if slowly.
+
+    :raises ConfigInvalid: it can't.
+    """
+    if quantization == "fp8" and device.kind == "cuda":
+        import torch  # noqa: PLC0415  loaded by now
+
+        check_capability(torch.cuda.get_device_capability(device.index), device.name)
+
+
+def check_capability(capability: tuple[int, int], name: str) -> None:
+    """Check that a GPU of this compute capability multiplies in FP8.
+
+    :raises ConfigInvalid: it does not; names it.
+    """
+    if capability < FP8_CAPABILITY:
+        raise ConfigInvalid(
+            "method.quantization.type fp8 needs a GPU of compute capability 8.9 or more (Ada, Hopper, Blackwell), and "
+            f"{name} has {capability[0]}.{capability[1]}; set method.quantization.type to nf4 or int8"
+        )

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from finetune_api.artifact import MANIFEST_NAME, ArtifactManifest
 from finetune_api.names import ENV_PREFIX_MODEL
 from finetune_api.spec import ModelSpec, QuantizationSpec
+from finetune_trainer.device import Device, check_device
 from finetune_trainer.errors import ConfigInvalid, TrainerError
 from finetune_trainer.storage import Credentials
 
@@ -65,6 +66,8 @@ class Answering:
         from finetune_trainer.storage.models import fetch_model  # noqa: PLC0415
 
         cuda = torch.cuda.is_available() and not self._options.get("cpu")
+        if cuda:
+            check_device(Device("cuda", torch.cuda.get_device_name(0)), quantization.type)
         cache = Path(os.environ.get("FINETUNE_CACHE", Path(tempfile.gettempdir(), f"finetune-{os.getuid()}")))
         base = fetch_model(model, Credentials.from_environ(ENV_PREFIX_MODEL), cache / "model" / model.uri.replace("/", "_"))
         self._tokenizer = load_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base.path, model.uri)

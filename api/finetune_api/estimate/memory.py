@@ -123,16 +123,16 @@ def _base_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
     plain = shape.embedding_parameters + shape.other_parameters + shape.expert_parameters
     if spec.method.objective == "reward" and not shape.tied:
         plain -= shape.vocabulary * shape.hidden  # it has a score in the place of the head
-    what = "embedding, head, norms" + (", experts (fused, which bitsandbytes leaves alone)" if shape.experts else "")
+    what = "embedding, head, norms" + (", experts (fused, which are left alone)" if shape.experts else "")
     rest = Term("base, not quantised", "held", plain * width, f"{what}: {plain:,} numbers of {width} bytes")
     if shape.packing is not None:
         return [*_packed_terms(shape, shape.packing), rest]
     if quantization.type == "none":
         return [Term("base", "held", weights * width, f"{weights:,} weights of {width} bytes"), rest]
-    if quantization.type == "int8":
+    if quantization.type in ("int8", "fp8"):
         rows = shape.layers * sum(linear.outputs for linear in shape.linears)
         return [
-            Term("base in 8 bits", "held", weights, f"{weights:,} weights"),
+            Term("base in FP8" if quantization.type == "fp8" else "base in 8 bits", "held", weights, f"{weights:,} weights"),
             Term(CONSTANTS, "held", 4 * rows, "one of 4 bytes to a row"),
             rest,
         ]
@@ -165,6 +165,8 @@ def _notes(shape: ModelShape, spec: FineTuneJobSpec, moving: int) -> tuple[str, 
         notes.append("models with experts were not held against a measurement: how tokens spread over experts moves the peak")
     if method.quantization.type == "int8":
         notes.append("int8 was not held against a measurement: outlier columns take memory of their own")
+    if method.quantization.type == "fp8":
+        notes.append("fp8 was held against torch's own operations, not against a GPU")
     if shape.packing is not None:
         notes.append("a base that is packed already was not held against a measurement on a GPU")
     if method.adapter.dora:

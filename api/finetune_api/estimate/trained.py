@@ -68,8 +68,8 @@ def find_adapted(shape: ModelShape, spec: FineTuneJobSpec) -> list[Linear]:
 def build_trained(shape: ModelShape, spec: FineTuneJobSpec) -> Trained:
     """Return what the run ``spec`` trains on a base of ``shape``."""
     adapter = spec.method.adapter
-    # TRL halves LoRA on a quantised base; everything else is held in 32 bits (see AdaptedModel.keep_small_steps).
-    width = 2 if adapter.type == "lora" and spec.method.quantization.type != "none" else 4
+    # TRL halves LoRA on a base of bitsandbytes; everything else is held in 32 bits (see AdaptedModel.keep_small_steps).
+    width = 2 if adapter.type == "lora" and spec.method.quantization.type not in ("none", "fp8") else 4
     matrices = list(_list_matrices(shape, spec))
     if spec.method.objective == "reward":
         matrices.append(Matrices(1, 1, shape.hidden))

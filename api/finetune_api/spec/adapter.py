@@ -176,7 +176,7 @@ METHOD_RULES: Final = (
     Rule(
         cel="!(self.adapter.dora && self.quantization.type == 'int8')",
         holds=lambda method: not (method.adapter.dora and method.quantization.type == "int8"),
-        message="adapter.dora is not supported on an int8 base; use quantization.type nf4, fp4 or none",
+        message="adapter.dora is not supported on an int8 base; use quantization.type nf4, fp4, fp8 or none",
         field="adapter.dora",
     ),
     Rule(
@@ -199,6 +199,12 @@ METHOD_RULES: Final = (
         holds=lambda method: method.adapter.init != "loftq" or method.quantization.type in ("nf4", "fp4"),
         message="adapter.init loftq makes good what 4-bit quantisation loses; set quantization.type to nf4 or fp4",
         field="adapter.init",
+    ),
+    Rule(
+        cel="self.quantization.type != 'fp8' || self.quantization.computeDtype == 'bfloat16'",
+        holds=lambda method: method.quantization.type != "fp8" or method.quantization.compute_dtype == "bfloat16",
+        message="must be bfloat16 with quantization.type fp8, whose products are written in it",
+        field="quantization.computeDtype",
     ),
 )
 """Rules over adapter and quantisation."""

@@ -8,7 +8,7 @@ from finetune_api.base import ApiModel
 from finetune_api.spec.adapter import METHOD_RULES, AdapterSpec
 from finetune_api.spec.objective import OBJECTIVE_RULES, DistillSpec, DpoSpec, GrpoSpec, KtoSpec, Objective, OrpoSpec, RewardSpec
 
-QuantizationType = Literal["nf4", "fp4", "int8", "none"]
+QuantizationType = Literal["nf4", "fp4", "int8", "fp8", "none"]
 ComputeDtype = Literal["bfloat16", "float16", "float32"]
 
 
@@ -16,12 +16,12 @@ class QuantizationSpec(ApiModel):
     """Precision in which the frozen base model is held. The defaults are QLoRA's (arXiv 2305.14314)."""
 
     type: QuantizationType = "nf4"
-    """`nf4` and `fp4` hold a weight in 4 bits, `int8` in 8 (LLM.int8()), `none` in `computeDtype`, or
-    as it is where GPTQ, AWQ or compressed-tensors has quantised it already."""
+    """`nf4` and `fp4` hold a weight in 4 bits, `int8` in 8 (LLM.int8()), `fp8` in 8 that are multiplied as such (on a GPU of compute
+    capability 8.9 or more), `none` in `computeDtype`, or as it is where GPTQ, AWQ or compressed-tensors has quantised it already."""
     double_quant: bool = True
     """Quantise the quantisation constants too: saves 0.37 bit a weight. Used by `nf4` and `fp4`."""
     compute_dtype: ComputeDtype = "bfloat16"
-    """Type that the weights are multiplied in. `float16` needs a GPU."""
+    """Type that the weights are multiplied in. `float16` needs a GPU. With `fp8`, the type of all else, which is `bfloat16`."""
 
 
 class MethodSpec(ApiModel):

@@ -14,9 +14,9 @@ _PLAIN_CEL: Final = "self.training.sharding == 'none'"
 
 SHARDING_SPEC_RULES: Final = (
     Rule(
-        cel=f"{_PLAIN_CEL} || self.method.quantization.type != 'int8'",
-        holds=lambda spec: spec.training.sharding == "none" or spec.method.quantization.type != "int8",
-        message="int8 weights come with constants of their own for each row, which can't be divided; "
+        cel=f"{_PLAIN_CEL} || !(self.method.quantization.type in ['fp8', 'int8'])",
+        holds=lambda spec: spec.training.sharding == "none" or spec.method.quantization.type not in ("fp8", "int8"),
+        message="int8 and fp8 weights come with constants of their own for each row, which can't be divided; "
         "use quantization.type nf4, fp4 or none with training.sharding",
         field="method.quantization.type",
     ),

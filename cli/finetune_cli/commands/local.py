@@ -53,7 +53,7 @@ def generate(
     model: Annotated[
         str | None, typer.Option("--model", help="URI or folder of the base model; by default the one it was trained on.")
     ] = None,
-    quantization: Annotated[str, typer.Option("--quantization", help="Precision of the base: nf4, fp4, int8, none.")] = "nf4",
+    quantization: Annotated[str, typer.Option("--quantization", help="Precision of the base: nf4, fp4, int8, fp8, none.")] = "nf4",
     cpu: Annotated[bool, typer.Option("--cpu", help="Compute on the processor.")] = False,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, max=8192, help="Longest answer, in tokens.")] = 128,
     temperature: Annotated[float, typer.Option("--temperature", min=0, max=5, help="0: always the likeliest token.")] = 0.0,

@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig, set_seed
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from finetune_api.spec import QuantizationSpec
 from finetune_trainer.device import Device
@@ -73,8 +74,8 @@ def check_length(config: Any, longest: int, virtual: int, uri: str) -> None:  # 
         )
 
 
-def build_quantization_config(spec: QuantizationSpec, *, scores: bool = False, divided: bool = False) -> BitsAndBytesConfig | None:
-    """Build what bitsandbytes is told. Every setting is explicit: the library's defaults are fp4 and 32-bit compute.
+def build_quantization_config(spec: QuantizationSpec, *, scores: bool = False, divided: bool = False) -> QuantizationConfigMixin | None:
+    """Build what bitsandbytes, or our reader of FP8, is told. Every setting is explicit: the library's defaults are fp4 and 32-bit compute.
 
     :param divided: of a model that will be divided: the packed weights then pass for numbers of the type that the rest has, since only
         such can be divided and gathered with it.
@@ -92,6 +93,10 @@ def build_quantization_config(spec: QuantizationSpec, *, scores: bool = False, d
         )
     if spec.type == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, **kept)  # type: ignore[no-untyped-call]
+    if spec.type == "fp8":
+        from finetune_trainer.model.fp8_base import Fp8Config  # noqa: PLC0415  registers itself; few bases need it
+
+        return Fp8Config(["score"] if scores else None)
     return None
 
 
@@ -150,10 +155,15 @@ def load_model(
         raise ConfigInvalid(f"{uri} can't be loaded: {_first_line(error)}") from error
     model.requires_grad_(requires_grad=False)
     model.config.use_cache = False
-    if spec.type != "none" and not packed:
+    if spec.type == "fp8":
+        from finetune_trainer.model.fp8_base import check_largest  # noqa: PLC0415  loaded with the model
+
+        check_largest(model)
+    elif spec.type != "none" and not packed:
         check_quantized(model, uri)
         keep_weights_as_loaded(model)
         _compute_in(model, _DTYPES[spec.compute_dtype])
+    if spec.type != "none" and not packed:
         _report_unquantised(model)
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     logger.info("base model loaded: %s, %.0f MiB in %s", model.config.model_type, size / 2**20, "packed weights" if packed else spec.type)
@@ -250,7 +260,7 @@ def _compute_in(model: Any, dtype: torch.dtype) -> None:  # noqa: ANN401
 
 
 def _report_unquantised(model: Any) -> None:  # noqa: ANN401
-    """Say which large weights bitsandbytes passed over: only linear layers are quantised, not experts fused into one tensor."""
+    """Say which large weights were passed over: only linear layers are quantised, not experts fused into one tensor."""
     fused = {name: p for name, p in model.named_parameters() if p.ndim >= 3 and p.numel() > 2**20 and p.is_floating_point()}
     if fused:
         size = sum(p.numel() * p.element_size() for p in fused.values()) / 2**30

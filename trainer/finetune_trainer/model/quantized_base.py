@@ -6,7 +6,7 @@ from finetune_api.spec import MethodSpec, OutputSpec
 from finetune_api.spec.adapter import BASE_CHANGING_INITS
 from finetune_trainer.errors import ConfigInvalid
 
-_LIBRARIES: Final = {"aqlm": "aqlm", "hqq": "hqq", "fp8": "a GPU with FP8"}
+_LIBRARIES: Final = {"aqlm": "aqlm", "hqq": "hqq", "fp8": "kernels for blocks in FP8"}
 _PACKED: Final = ("gptq", "awq", "compressed-tensors")
 """Methods whose files we read ourselves."""
 

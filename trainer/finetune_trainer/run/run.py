@@ -22,7 +22,7 @@ from finetune_trainer.data import Examples, PreparedData, load_examples, prepare
 from finetune_trainer.data.calibration import CalibrationRows, choose_calibration
 from finetune_trainer.data.kept import compute_key
 from finetune_trainer.data.prepare import settle_tokenizer
-from finetune_trainer.device import Device, choose_device
+from finetune_trainer.device import Device, check_device, choose_device
 from finetune_trainer.documents import RunFacts
 from finetune_trainer.ending import is_out_of_memory
 from finetune_trainer.errors import Interrupted, OutOfMemory, StorageFailed
@@ -113,6 +113,7 @@ class Run:
     def _execute(self, reporter: Reporter) -> TrainerSummary:  # noqa: PLR0915  the run from top to bottom
         config = self.config
         device = choose_device(config.device, self._group.local_rank)
+        check_device(device, config.method.quantization.type)
         self.progress.device = device.name
         reporter.notify()
         check_harness(config.evaluation.harness)
