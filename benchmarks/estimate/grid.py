@@ -281,7 +281,7 @@ offloaded" (`training.activationOffloading`) are TRL's own hooks at work, betwee
 
 The loss of ORPO and distillation is held against torch's own operations: kernels by Triton, which ORPO has on a GPU, take less. GRPO
 is held against its steps and against reading the prompts of all answers of a step with keys and values of whole answers. Not in the
-table are int8, DoRA, experts and initialisations: the output says so.
+table are int8, FP8 (a test holds it to the same budget), DoRA, experts and initialisations: the output says so.
 
 Defaults are QLoRA's: NF4 with double quantisation, r 16 on all linear layers, dropout 0.05, gradient checkpointing, packing, 8-bit
 AdamW. Packed rows are laid out as one row of batch x maxLength tokens.

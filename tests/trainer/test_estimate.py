@@ -60,6 +60,8 @@ REWARDS = [{"name": "short", "type": "length", "maxTokens": 64}]
         ("qwen2", {"adapter": {"targetModules": "q_proj,v_proj", "r": 64}}),
         ("phi3", {}),
         ("llama", {"quantization": BARE}),
+        ("llama", {"quantization": {"type": "fp8"}}),
+        ("llama", {"quantization": {"type": "fp8"}, "adapter": {"type": "ia3"}}),
         ("gemma", {}),
         ("llama", {"adapter": {"type": "adalora"}}),
         ("llama", {"adapter": {"type": "p-tuning"}, "training": PLAIN}),

@@ -217,7 +217,8 @@ def _saved_by_updates(spec: FineTuneJobSpec, adapted: list[Linear], width: int) 
 
 def _passing(shape: ModelShape, spec: FineTuneJobSpec, tokens: int, width: int) -> int:
     """Return the bytes of gradients and scratch on their way through one layer's backward pass."""
-    adapter, quantised = spec.method.adapter, spec.method.quantization.type != "none"
+    adapter, kind = spec.method.adapter, spec.method.quantization.type
+    quantised = kind not in ("none", "fp8")  # by bitsandbytes
     gradients = tokens * (10 * shape.hidden + 2 * shape.intermediate) * width // 2
     if adapter.type == "none":
         return gradients + sum(linear.weights for linear in shape.linears) * width
@@ -230,6 +231,8 @@ def _passing(shape: ModelShape, spec: FineTuneJobSpec, tokens: int, width: int) 
     largest = max((linear.weights for linear in shape.linears), default=0)
     if not quantised:  # the adapter is in 32 bits there, and so are its input and that input's gradient
         gradients += tokens * 2 * 4 * shape.intermediate
+        if kind == "fp8":  # one matrix, turned
+            return gradients + largest
         # one matrix, restored; while that is made, its levels in 8 bits before and after the zero is taken off
         return gradients + (width + 2) * largest if shape.packing is not None else gradients
     return gradients + width * largest  # one matrix, dequantised

@@ -206,7 +206,7 @@ datasets = st.fixed_dictionaries(
 @given(
     dataset=datasets,
     dtype=st.sampled_from(["bfloat16", "float16"]),
-    quantization=st.sampled_from(["nf4", "int8"]),
+    quantization=st.sampled_from(["nf4", "int8", "fp8"]),
     dora=st.booleans(),
     gpus=st.integers(0, 1),
 )
@@ -237,7 +237,7 @@ adapters = st.fixed_dictionaries(
 @AGREEMENT
 @given(
     adapter=st.one_of(adapters, adapters.flatmap(lambda adapter: st.just({"type": adapter["type"]}))),
-    quantization=st.sampled_from(["nf4", "int8", "none"]),
+    quantization=st.sampled_from(["nf4", "int8", "fp8", "none"]),
     packing=st.booleans(),
     checkpointing=st.booleans(),
 )
