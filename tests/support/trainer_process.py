@@ -19,6 +19,8 @@ from typing import Any
 from finetune_api.summary import TrainerSummary, decode_summary
 
 DEADLINE_SECONDS = 150.0
+ENDLESS = 100_000
+"""Steps of a run that is still training when a test ends it, on the fastest machine too."""
 _MODULES = [
     "finetune_trainer.program",
     "finetune_trainer.run",
@@ -33,6 +35,18 @@ _MODULES = [
     "finetune_trainer.run.preference",
     "tests.support.trainer_process",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Where trainers wait: before they do ``step``, until it is opened. What a test does to them meanwhile comes in time on any machine."""
+
+    step: int
+    file: Path
+
+    def open(self) -> None:
+        """Let them go on."""
+        self.file.touch()
 
 
 def make_context() -> ForkServerContext:
@@ -107,9 +121,14 @@ class Trainers:
         self._count = 0
         self.running: list[RunningTrainer] = []
 
-    def start(self, config: dict[str, Any], environ: dict[str, str] | None = None) -> RunningTrainer:
+    def start(self, config: dict[str, Any], environ: dict[str, str] | None = None, gate: Gate | None = None) -> RunningTrainer:
         """Start ``finetune-trainer`` with ``config`` in the environment."""
-        return self.call(_run_trainer, json.dumps(config), environ or {})
+        return self.call(_run_trainer, json.dumps(config), environ or {}, gate)
+
+    def make_gate(self, step: int) -> Gate:
+        """Return a gate of its own."""
+        self._count += 1
+        return Gate(step, self._folder / f"gate-{self._count}")
 
     def call(self, target: Callable[..., None], *arguments: Any) -> RunningTrainer:
         """Start a process that calls ``target``, a function of a module, with ``arguments``."""
@@ -148,9 +167,24 @@ def _enter(folder: Path, target: Callable[..., None], arguments: tuple[Any, ...]
     target(*arguments)
 
 
-def _run_trainer(config: str, environ: dict[str, str]) -> None:
+def _run_trainer(config: str, environ: dict[str, str], gate: Gate | None) -> None:
     from finetune_trainer.main import main
 
+    if gate is not None:
+        _wait_at(gate)
     os.environ.update({"FINETUNE_CONFIG": config, "FINETUNE_LOG_FORMAT": "text", **environ})
     sys.argv = ["finetune-trainer"]
     main()
+
+
+def _wait_at(gate: Gate) -> None:
+    from transformers import Trainer
+
+    compute = Trainer.training_step
+
+    def training_step(self: Any, *arguments: Any, **options: Any) -> Any:
+        while self.state.global_step + 1 == gate.step and not gate.file.exists():
+            time.sleep(0.005)
+        return compute(self, *arguments, **options)
+
+    Trainer.training_step = training_step  # type: ignore[method-assign]

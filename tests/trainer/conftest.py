@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from finetune_devcluster.ports import find_free_ports
 from tests.support.report_receiver import ReportReceiver, run_receiver
 from tests.support.trainer_process import RunningTrainer, Trainers, run_trainers
 from tests.support.trainer_workspace import make_config, make_workspace
@@ -70,7 +70,5 @@ def uninterrupted(trainers: Trainers, workspace: Path, receiver: ReportReceiver)
 @pytest.fixture(scope="session")
 def dead_receiver(receiver: ReportReceiver) -> dict[str, Any]:
     """Reporting to a port that nobody listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = find_free_ports(1)
     return {**receiver.build_config(interval=0.05), "url": f"https://localhost:{port}/v1/reports"}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_api.exit_codes import ExitCode
-from tests.support.trainer_process import RunningTrainer, Trainers
+from tests.support.trainer_process import Gate, RunningTrainer, Trainers
 from tests.support.trainer_workspace import make_config
 from tests.trainer.test_groups import end, free_port
 
@@ -55,7 +55,9 @@ CHOSEN = tuple(CASES) if os.environ.get("FINETUNE_GROUP_METHODS") == "all" else 
 RESUMED = tuple(CASES) if os.environ.get("FINETUNE_GROUP_METHODS") == "all" else ("adalora",)
 
 
-def start(trainers: Trainers, workspace: Path, name: str, case: dict[str, Any], size: int, **changes: Any) -> list[RunningTrainer]:
+def start(
+    trainers: Trainers, workspace: Path, name: str, case: dict[str, Any], size: int, gate: Gate | None = None, **changes: Any
+) -> list[RunningTrainer]:
     method = {"objective": case["objective"], "adapter": case["adapter"], "quantization": case["quantization"]}
     if case["objective"] == "distill":
         method["distill"] = {"teacher": {"uri": f"file://{workspace}/teacher"}}
@@ -78,7 +80,7 @@ def start(trainers: Trainers, workspace: Path, name: str, case: dict[str, Any], 
     config = make_config(workspace, name, method=method, training=training, dataset=dataset, evaluation=evaluation, **changes)
     group = {"nodes": size, "address": "127.0.0.1", "port": free_port()}
     own = [{**config, "workDir": f"{config['workDir']}/pod-{rank}", **({"group": group} if size > 1 else {})} for rank in range(size)]
-    return [trainers.start(each, {"JOB_COMPLETION_INDEX": str(rank), **environ}) for rank, each in enumerate(own)]
+    return [trainers.start(each, {"JOB_COMPLETION_INDEX": str(rank), **environ}, gate) for rank, each in enumerate(own)]
 
 
 def read_curve(workspace: Path, name: str) -> list[dict[str, float]]:
@@ -107,10 +109,12 @@ def test_two_processes_go_on_as_if_never_stopped(name: str, trainers: Trainers, 
     changes: dict[str, Any] = {"training": {"maxSteps": 8, "checkpoint": {"everySteps": 2, "keep": 2}}}
     assert end(start(trainers, workspace, f"methods-{name}-whole", CASES[name], 2, **changes)) == [0, 0]
     run = f"methods-{name}-stopped"
-    group = start(trainers, workspace, run, CASES[name], 2, **changes)
+    gate = trainers.make_gate(step=4)
+    group = start(trainers, workspace, run, CASES[name], 2, gate, **changes)
     checkpoints = workspace / "out" / run / "checkpoints" / f"uid-{run}"
     group[0].wait_for((checkpoints / "step-00000002" / "manifest.json").exists, "checkpoint of step 2")
     group[1].send(signal.SIGTERM)
+    gate.open()
     assert end(group) == [ExitCode.INTERRUPTED] * 2, "\n".join(process.log for process in group)
     shutil.rmtree(workspace / "work" / run)
     group = start(trainers, workspace, run, CASES[name], 2, **changes)

@@ -3,14 +3,14 @@
 import json
 import shutil
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_api.exit_codes import ExitCode
-from tests.support.trainer_process import RunningTrainer, Trainers
+from finetune_devcluster.ports import find_free_ports
+from tests.support.trainer_process import ENDLESS, Gate, RunningTrainer, Trainers
 from tests.support.trainer_workspace import crash_as_all_do, make_config
 
 pytestmark = pytest.mark.torch
@@ -28,13 +28,13 @@ TRAINING = {
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    (port,) = find_free_ports(1)
+    return port
 
 
-def start_group(trainers: Trainers, workspace: Path, name: str, size: int, **changes: Any) -> list[RunningTrainer]:
+def start_group(
+    trainers: Trainers, workspace: Path, name: str, size: int, gate: Gate | None = None, **changes: Any
+) -> list[RunningTrainer]:
     """Start the trainers of ``size`` pods, each with a disk of its own."""
     port = free_port()
     training = {**TRAINING, "gradientAccumulationSteps": 8 // size, **changes.pop("training", {})}
@@ -43,7 +43,7 @@ def start_group(trainers: Trainers, workspace: Path, name: str, size: int, **cha
     started = []
     for rank in range(size):
         own = {**config, "workDir": f"{config['workDir']}/pod-{rank}", **({"group": group} if group else {})}
-        started.append(trainers.start(own, {"JOB_COMPLETION_INDEX": str(rank)}))
+        started.append(trainers.start(own, {"JOB_COMPLETION_INDEX": str(rank)}, gate))
     return started
 
 
@@ -83,10 +83,12 @@ def test_one_asked_to_stop_stops_all_and_they_go_on_together(trainers: Trainers,
     whole = start_group(trainers, workspace, "group-whole", 2, **changes)
     assert end(whole) == [0, 0], whole[0].log
     name = "group-stopped"
-    group = start_group(trainers, workspace, name, 2, **changes)
+    gate = trainers.make_gate(step=4)
+    group = start_group(trainers, workspace, name, 2, gate, **changes)
     checkpoints = workspace / "out" / name / "checkpoints" / f"uid-{name}"
     group[0].wait_for((checkpoints / "step-00000002" / "manifest.json").exists, "checkpoint of step 2")
     group[1].send(signal.SIGTERM)
+    gate.open()
     assert end(group) == [ExitCode.INTERRUPTED] * 2, "\n".join(process.log for process in group)
     step = group[0].summary.checkpoint_step
     assert step is not None
@@ -101,7 +103,7 @@ def test_one_asked_to_stop_stops_all_and_they_go_on_together(trainers: Trainers,
 def test_killed_one_ends_the_others_uncounted(killed: int, trainers: Trainers, workspace: Path) -> None:
     """The killed one's pod counts as a failure; the others' code is one that does not."""
     name = f"group-killed-{killed}"
-    group = start_group(trainers, workspace, name, 2, training={"maxSteps": 200})
+    group = start_group(trainers, workspace, name, 2, training={"maxSteps": ENDLESS})
     checkpoints = workspace / "out" / name / "checkpoints" / f"uid-{name}"
     group[0].wait_for((checkpoints / "step-00000002" / "manifest.json").exists, "checkpoint of step 2")
     group[killed].send(signal.SIGKILL)
@@ -138,7 +140,7 @@ def test_one_that_begins_anew_alone_makes_the_others_begin_anew(trainers: Traine
     """Its pod was replaced before the others saw that it was gone."""
     name = "group-replaced"
     port = free_port()
-    config = make_config(workspace, name, method=METHOD, training={**TRAINING, "maxSteps": 300, "gradientAccumulationSteps": 4})
+    config = make_config(workspace, name, method=METHOD, training={**TRAINING, "maxSteps": ENDLESS, "gradientAccumulationSteps": 4})
     config["group"] = {"nodes": 2, "address": "127.0.0.1", "port": port}
 
     def start(rank: int, disk: str) -> RunningTrainer:
@@ -172,7 +174,7 @@ def test_pod_with_several_gpus_trains_by_a_process_for_each(trainers: Trainers, 
 
 def test_pod_with_several_gpus_passes_on_that_it_is_to_stop(trainers: Trainers, workspace: Path) -> None:
     name = "group-gpus-stopped"
-    config = make_config(workspace, name, method=METHOD, training={**TRAINING, "maxSteps": 300, "gradientAccumulationSteps": 1})
+    config = make_config(workspace, name, method=METHOD, training={**TRAINING, "maxSteps": ENDLESS, "gradientAccumulationSteps": 1})
     config |= {"device": {"gpus": 2, "allowCpu": True}, "group": {"nodes": 1, "processes": 2, "address": "127.0.0.1"}}
     process = trainers.start(config, {"CUDA_VISIBLE_DEVICES": ""})
     checkpoints = workspace / "out" / name / "checkpoints" / f"uid-{name}"

@@ -1,15 +1,19 @@
 """Reports: what the operator gets, and that training never waits for it."""
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_api.exit_codes import ExitCode
 from finetune_api.report import JobReference, TrainerReport
 from finetune_api.trainer_config import ReportingConfig
 from finetune_trainer.reporting import Reporter
 from tests.support.report_receiver import ReportReceiver, run_receiver
+from tests.support.trainer_process import ENDLESS, Trainers
+from tests.support.trainer_workspace import make_config
 from tests.trainer.conftest import Finished
 
 pytestmark = pytest.mark.torch  # the trainer's extra
@@ -21,17 +25,15 @@ def build(sequence: int) -> TrainerReport:
 
 
 def test_a_run_reports_from_loading_to_publishing(uninterrupted: Finished, receiver: ReportReceiver) -> None:
-    reports = receiver.reports
+    reports = [report for report in receiver.reports if report.job.name == "uninterrupted"]
     assert uninterrupted.code == 0
     numbers = [report.sequence for report in reports]
     assert numbers == sorted(set(numbers))
     assert reports[0].stage == "loading"
     assert reports[-1].stage == "publishing"
-    assert {report.job.name for report in reports} == {"uninterrupted"}
     assert set(receiver.tokens) == {"Bearer token-1"}
     steps = [report.progress.step for report in reports if report.progress is not None]
     assert steps == sorted(steps)
-    assert len(set(steps)) > 2, "progress came only at the end"
     last = reports[-1]
     assert last.progress is not None
     assert (last.progress.percentage, last.progress.step) == (100, 14)
@@ -46,6 +48,20 @@ def test_a_run_reports_from_loading_to_publishing(uninterrupted: Finished, recei
     assert last.metrics.samples == [], "none is shown unless the run asks for it"
     assert last.metrics.tokens_per_second is not None
     assert last.metrics.tokens_per_second > 0
+
+
+def test_progress_comes_while_it_trains(receiver: ReportReceiver, trainers: Trainers, workspace: Path) -> None:
+    """The run goes on until it has been seen, on whatever machine: nothing but its end would end it."""
+    config = make_config(workspace, "watched", reporting=receiver.build_config(interval=0.05), training={"maxSteps": ENDLESS})
+    running = trainers.start(config)
+
+    def steps() -> set[int]:
+        return {report.progress.step for report in receiver.reports if report.job.name == "watched" and report.progress is not None}
+
+    running.wait_for(lambda: len(steps()) > 2, "progress in three reports")
+    running.send(signal.SIGTERM)
+    assert running.wait() == ExitCode.INTERRUPTED, running.log
+    assert max(steps()) < ENDLESS
 
 
 def test_token_is_read_anew(tmp_path: Path) -> None:
@@ -87,8 +103,8 @@ def test_refusals_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         receiver.status = 403
         with Reporter(config(receiver), build) as reporter:
             for _ in range(3):
-                reporter.notify()
                 count = len(receiver.reports)
+                reporter.notify()
                 wait_until(lambda count=count: len(receiver.reports) > count)
     assert reporter.sent == 0
     assert caplog.text.count("the receiver answered 403") == 1

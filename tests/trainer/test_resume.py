@@ -41,12 +41,14 @@ def interrupted(trainers: Trainers, workspace: Path, dead_receiver: dict[str, An
     """
     name = "interrupted"
     config = make_config(workspace, name, reporting=dead_receiver, device={"gpus": 1, "allowCpu": True})
-    running = trainers.start(keep_tokenised(config), {"CUDA_VISIBLE_DEVICES": ""})
+    gate = trainers.make_gate(step=6)
+    running = trainers.start(keep_tokenised(config), {"CUDA_VISIBLE_DEVICES": ""}, gate)
     wait_for_checkpoint(running, workspace, name, 4)
     kept = workspace / "out" / name / "checkpoints" / f"uid-{name}"
     running.wait_for(lambda: any(kept.glob("tokens-*/manifest.json")), "the tokenised data in the store")
     running.send(signal.SIGTERM)
     running.send(signal.SIGTERM)
+    gate.open()
     return running
 
 
@@ -83,7 +85,7 @@ def test_resumed_run_equals_an_uninterrupted_one(
 def test_killed_run_goes_on_from_the_newest_whole_checkpoint(uninterrupted: Finished, trainers: Trainers, workspace: Path) -> None:
     name = "killed"
     config = make_config(workspace, name)
-    running = trainers.start(config)
+    running = trainers.start(config, gate=trainers.make_gate(step=10))
     wait_for_checkpoint(running, workspace, name, 8)
     running.send(signal.SIGKILL)
     assert running.wait() == 128 + signal.SIGKILL
@@ -140,9 +142,11 @@ def test_changed_data_are_not_mixed_into_a_run(trainers: Trainers, workspace: Pa
     shutil.copy(workspace / "train.jsonl", data)
     source = {"uri": f"file://{data}", "evalFraction": 0}
     config = make_config(workspace, name, dataset=source, training={"checkpoint": {"everySteps": 1}})
-    running = trainers.start(config)
+    gate = trainers.make_gate(step=4)
+    running = trainers.start(config, gate=gate)
     wait_for_checkpoint(running, workspace, name, 2)
     running.send(signal.SIGTERM)
+    gate.open()
     assert running.wait() == ExitCode.INTERRUPTED
     with data.open("a") as file:
         file.write(json.dumps({"prompt": "new\n", "completion": "row"}) + "\n")

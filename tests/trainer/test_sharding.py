@@ -12,7 +12,7 @@ import pytest
 
 from finetune_api.exit_codes import ExitCode
 from tests.support.sharding_checks import average, compare_published, count_layers, take_turns
-from tests.support.trainer_process import RunningTrainer, Trainers
+from tests.support.trainer_process import ENDLESS, RunningTrainer, Trainers
 from tests.trainer.test_group_methods import CASES, STEPS, build_case, read_curve, start
 from tests.trainer.test_groups import end, free_port
 
@@ -96,10 +96,12 @@ def test_halves_go_on_as_if_never_stopped(name: str, trainers: Trainers, workspa
     changes: dict[str, Any] = {"training": {"maxSteps": 8, "checkpoint": {"everySteps": 2, "keep": 2}, **FULL}}
     run(trainers, workspace, f"sharded-{name}-whole", SHARDED[name], 2, **changes)
     run_name = f"sharded-{name}-stopped"
-    group = start(trainers, workspace, run_name, SHARDED[name], 2, **changes)
+    gate = trainers.make_gate(step=4)
+    group = start(trainers, workspace, run_name, SHARDED[name], 2, gate, **changes)
     checkpoints = workspace / "out" / run_name / "checkpoints" / f"uid-{run_name}"
     group[0].wait_for((checkpoints / "step-00000002" / "manifest.json").exists, "checkpoint of step 2")
     group[1].send(signal.SIGTERM)
+    gate.open()
     assert end(group) == [ExitCode.INTERRUPTED] * 2, "\n".join(process.log for process in group)
     shutil.rmtree(workspace / "work" / run_name)
     kept = workspace / "out" / f"{run_name}-kept"
@@ -118,9 +120,8 @@ def test_halves_go_on_as_if_never_stopped(name: str, trainers: Trainers, workspa
 
 def test_one_that_is_killed_ends_the_other_uncounted(trainers: Trainers, workspace: Path) -> None:
     """Whoever waits for the other's half of a layer hears of its end by the group's own beat."""
-    group = start(
-        trainers, workspace, "sharded-killed", SHARDED["lora"], 2, training={"maxSteps": 500, "checkpoint": {"everySteps": 2}, **FULL}
-    )
+    training = {"maxSteps": ENDLESS, "checkpoint": {"everySteps": 2}, **FULL}
+    group = start(trainers, workspace, "sharded-killed", SHARDED["lora"], 2, training=training)
     checkpoints = workspace / "out" / "sharded-killed" / "checkpoints" / "uid-sharded-killed"
     group[0].wait_for((checkpoints / "step-00000002" / "manifest.json").exists, "checkpoint of step 2")
     group[1].send(signal.SIGKILL)

@@ -1,7 +1,6 @@
 """Figures reach real trackers: an MLflow server, TensorBoard's files, Weights & Biases offline. And none of them can fail a run."""
 
 import json
-import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_api.exit_codes import ExitCode
+from finetune_devcluster.ports import find_free_ports
 from tests.support.mlflow_server import run_mlflow
 from tests.support.tracker_files import read_events, run_interrupted
 from tests.support.trainer_process import Trainers
@@ -97,9 +97,7 @@ def test_an_interrupted_run_is_one_run_in_mlflow(trainers: Trainers, workspace: 
 
 def test_trackers_that_fail_fail_no_run(trainers: Trainers, workspace: Path) -> None:
     """Nobody listens at MLflow's address, and the key for Weights & Biases is none."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = find_free_ports(1)
     secret = {"credentialsSecret": {"name": "tracker"}}
     trackers = [{"type": "mlflow", "url": f"http://127.0.0.1:{port}"}, {"type": "wandb", "url": f"http://127.0.0.1:{port}", **secret}]
     code, process = trainers.run(build_config(workspace, "untracked", *trackers), {"FINETUNE_TRACKER_1_WANDB_API_KEY": "not-a-key"})
