@@ -31,6 +31,23 @@ _MODULES: Final = {
     ),
     "Helm": ("helm", "helm.sh/helm/v3", "`make test`: lints, renders, installs, upgrades and uninstalls the chart"),
 }
+_ALIKE: Final = "the weights are those that its parts say, to the last bit"
+_PACKED_BASES: Final = (
+    (
+        "GPTQ, 4 bits, groups in another order (`desc_act`)",
+        "LoRA, AdaLoRA, (IA)3, prompt tuning and `init: eva` give the losses of the same weights in 32 bits; a reward model; two processes "
+        "learn what one does",
+        "`make trainer`",
+    ),
+    ("AWQ, 4 bits, `gemm`", "DoRA gives the losses of the same weights in 32 bits", "`make trainer`"),
+    ("compressed-tensors, 4 bits, as `output.gptq` writes it", "LoRA on what a run has published", "`make trainer`"),
+    ("GPTQ, 4 and 8 bits, `gptq` and `gptq_v2`", f"{_ALIKE}; no run", "`make trainer` (its unit tests)"),
+    (
+        "compressed-tensors, 4 and 8 bits, symmetric or not",
+        "the weights are those that its own library makes, to the last bit; no run but the one above",
+        "`make trainer` (its unit tests)",
+    ),
+)
 
 
 def render_page(root: Path = ROOT) -> str:
@@ -77,6 +94,17 @@ def render_page(root: Path = ROOT) -> str:
             "| part | library | version |",
             "| --- | --- | --- |",
             *libraries,
+            "",
+            "## Bases that are quantised already",
+            "",
+            "On the CPU, on a tiny Llama. What is read, and what is refused:",
+            "[Choosing a method](../guide/methods.md#bases-that-are-quantised-already).",
+            "",
+            "| base | tested how | by |",
+            "| --- | --- | --- |",
+            *(f"| {base} | {how} | {by} |" for base, how, by in _PACKED_BASES),
+            "",
+            "No base that somebody else has published was trained, and none of another family; models whose experts are fused are refused.",
             "",
             "## GPUs",
             "",

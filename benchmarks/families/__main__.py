@@ -65,6 +65,9 @@ def build_page(proofs: Mapping[tuple[str, str], Proof], seconds: float) -> str:
         "5% of its effect. In mixtures of experts, where a rounding can send a token to another expert, it is 10% throughout. All this "
         "shows that the code fits the architecture, not how well a large model of the family learns.",
         "",
+        "Bases that GPTQ, AWQ or compressed-tensors has quantised already are no part of this page: what is tested of them is in "
+        "[What is supported](support.md#bases-that-are-quantised-already).",
+        "",
         "## The default: LoRA of rank 16 on all linear layers, NF4",
         "",
         "| family | class | embeddings | adapted layers | trained | packing | held-out loss |",

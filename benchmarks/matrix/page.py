@@ -16,6 +16,9 @@ below 0.15 may be chance: such a cell shows that the objective runs, not that it
 random Llama of two layers, which shows that a method works, not how well: see [Choosing a method](../guide/methods.md). Two processes
 are the trainers of two pods that meet over gloo.
 
+Bases that GPTQ, AWQ or compressed-tensors has quantised already are no part of this page: what is tested of them is in
+[What is supported](support.md#bases-that-are-quantised-already).
+
 A number in parentheses is the reason below for which the API server refuses the manifest.
 """
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 GROUP = 32
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": True, "sym": True}
+"""What a model's configuration says of it."""
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
@@ -66,7 +68,7 @@ def make_packed_bases(folder: Path) -> None:
     dense = load_file(folder / "model" / "model.safetensors")
     settings = json.loads((folder / "model" / "config.json").read_text())
     described = {
-        "gptq": {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": True, "sym": True},
+        "gptq": GPTQ,
         "awq": {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"},
     }
     for method, found in described.items():
@@ -90,3 +92,28 @@ def make_packed_bases(folder: Path) -> None:
             shutil.copytree(folder / "model", folder / kind)
             save_file(tensors, folder / kind / "model.safetensors", metadata={"format": "pt"})
             (folder / kind / "config.json").write_text(json.dumps({**settings, **extra}))
+
+
+def make_packed_experts(folder: Path) -> None:
+    """Write a mixture of experts beside ``folder``'s model, every projection of every expert as GPTQ packs it: `experts`."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    shutil.copytree(folder / "model", folder / "experts")  # for its tokenizer
+    vocabulary = json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    MixtralForCausalLM(MixtralConfig(vocab_size=vocabulary, num_local_experts=2, **sizes)).save_pretrained(folder / "experts")
+    file = folder / "experts" / "model.safetensors"
+    packed: dict[str, Any] = {}
+    for name, tensor in load_file(file).items():
+        if ".experts." not in name:
+            packed[name] = tensor
+            continue
+        order = torch.arange(tensor.shape[1]) // GROUP
+        tensors = pack_gptq(*round_plainly(tensor, symmetric=True), order)
+        packed |= {f"{name.removesuffix('.weight')}.{end}": each for end, each in tensors.items()}
+    save_file(packed, file, metadata={"format": "pt"})
+    settings = json.loads((folder / "experts" / "config.json").read_text())
+    (folder / "experts" / "config.json").write_text(json.dumps({**settings, "quantization_config": GPTQ}))

@@ -1,13 +1,14 @@
 """Bases that GPTQ, AWQ or this trainer itself has packed: trained as they are, to what the same weights in 32 bits give."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_api.exit_codes import ExitCode
-from tests.support.packed_model import make_packed_bases
+from tests.support.packed_model import make_packed_bases, make_packed_experts
 from tests.support.trainer_process import Trainers
 from tests.support.trainer_workspace import make_config, train_each
 from tests.trainer.test_groups import end, read_losses, start_group
@@ -37,6 +38,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "type": ({"quantization": {"type": "nf4"}}, {}, "by gptq in 4 bits, and stays so; set method.quantization.type to none"),
     "full": ({"adapter": {"type": "none"}, "quantization": EXACT}, {}, "method.adapter.type none trains the base itself"),
     "pissa": ({"adapter": {"init": "pissa"}, "quantization": EXACT}, {}, "init pissa changes the base weights"),
+    "loftq": ({"adapter": {"init": "loftq"}, "quantization": {"type": "nf4"}}, {}, "by gptq in 4 bits, and stays so"),
     "merged": ({"quantization": EXACT}, {"merged": True}, "need the weights before quantisation"),
 }
 
@@ -119,6 +121,27 @@ def test_what_such_a_base_can_not_give_is_refused(name: str, endings: dict[str, 
     ending = endings[f"packed-refused-{name}"]
     assert ending["code"] == ExitCode.CONFIG_INVALID, ending
     assert REFUSED[name][2] in ending["message"]
+
+
+@pytest.mark.usefixtures("endings")  # which write the base
+def test_it_is_not_divided_over_processes(trainers: Trainers, workspace: Path) -> None:
+    config = build(workspace, "packed-divided", "gptq", {"quantization": EXACT})
+    config["training"] |= {"sharding": "full"}
+    config |= {"group": {"nodes": 1, "processes": 2, "address": "127.0.0.1"}, "device": {"gpus": 2, "allowCpu": True}}
+    code, process = trainers.run(config, {"CUDA_VISIBLE_DEVICES": ""})
+    assert code == ExitCode.CONFIG_INVALID, process.log
+    assert "its packed weights can't be divided" in process.summary.message
+    assert "training.sharding to none" in process.summary.message
+
+
+def test_packed_experts_that_the_model_has_as_one_weight_are_refused_by_name(trainers: Trainers, workspace: Path) -> None:
+    made = trainers.call(make_packed_experts, workspace)
+    assert made.wait() == 0, made.log
+    code, process = trainers.run(build(workspace, "packed-experts", "experts", {"quantization": EXACT}))
+    assert code == ExitCode.CONFIG_INVALID, process.log
+    assert re.search(r"a quantised model\.layers\.0\.\S+\.experts\.0\.\w+, and the model has no linear layer", process.summary.message)
+    assert "fused experts are none" in process.summary.message
+    assert "name the model in 16 bits" in process.summary.message
 
 
 @pytest.mark.usefixtures("endings")  # which write the base
