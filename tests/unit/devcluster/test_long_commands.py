@@ -1,6 +1,8 @@
 """A long command's failure is told with its last words, and nothing of it is left running."""
 
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +28,19 @@ def test_temporary_files_go_where_they_are_told(tmp_path: Path) -> None:
 def test_a_quick_step_is_not_shown_and_a_slow_one_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    show, script = (
+        progress._show,
+        "echo STEP 1: quick; echo STEP 2: slow; until test -e $TMPDIR/seen; do sleep 0.02; done; echo STEP 3: quick",
+    )
+
+    def show_and_tell(name: str, seconds: float, text: str) -> None:
+        show(name, seconds, text)
+        if "STEP 2" in text:
+            (tmp_path / "seen").touch()  # the slow step takes until it is shown
+
+    monkeypatch.setattr(progress, "_show", show_and_tell)
     monkeypatch.setattr(progress, "_FIRST_REPORT", 0.3)
-    progress.run_shown(["sh", "-c", "echo STEP 1: quick; echo STEP 2: slow; sleep 1; echo STEP 3: quick"], "building", tmp_path)
+    progress.run_shown(["sh", "-c", script], "building", tmp_path)
     shown = capsys.readouterr().err
     assert "STEP 2: slow" in shown
     assert "STEP 1" not in shown
@@ -37,7 +50,15 @@ def test_a_quick_step_is_not_shown_and_a_slow_one_is(
 def test_what_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_TIMEOUT", 0.2)
     monkeypatch.setattr(progress, "_FIRST_REPORT", 0.1)
+    started: list[subprocess.Popen[str]] = []
+    start = subprocess.Popen
+
+    def start_and_keep(*words: Any, **options: Any) -> subprocess.Popen[str]:
+        started.append(start(*words, **options))
+        return started[-1]
+
+    monkeypatch.setattr(progress.subprocess, "Popen", start_and_keep)
     with pytest.raises(DevClusterError, match="building: not done after"):
-        progress.run_shown(["sh", "-c", 'echo $$ >"$TMPDIR/pid"; exec sleep 60'], "building", tmp_path)
-    pid = int((tmp_path / "pid").read_text())
-    assert not Path(f"/proc/{pid}").exists()
+        progress.run_shown(["sleep", "60"], "building", tmp_path)
+    (process,) = started
+    assert not Path(f"/proc/{process.pid}").exists()
