@@ -57,6 +57,8 @@ class FakeNode:
         """When each pod that is asked to stop was first seen so, by UID."""
         self.faults: list[str] = []
         """What went wrong in the background."""
+        self.late: list[str] = []
+        """Requests that a busy API server did not answer in time. Each is made again at the next tick or beat."""
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._play, daemon=True), threading.Thread(target=self._beat, daemon=True)]
 
@@ -103,7 +105,7 @@ class FakeNode:
                 if not self._is_ready():
                     self._say_ready()
             except UNREACHABLE as error:
-                self.faults.append(f"lease: {error}")
+                self._note(f"lease: {error}", error)
             if self._stop.wait(HEARTBEAT_SECONDS):
                 return
 
@@ -115,7 +117,10 @@ class FakeNode:
                     self._look_at(pod)
             except UNREACHABLE as error:
                 if "HTTP 404" not in str(error) and "HTTP 409" not in str(error):
-                    self.faults.append(f"pods: {error}")
+                    self._note(f"pods: {error}", error)
+
+    def _note(self, words: str, error: Exception) -> None:
+        (self.late if isinstance(error, OSError | HTTPException) else self.faults).append(words)
 
     def _look_at(self, pod: Object) -> None:
         phase, going = pod["status"].get("phase"), "deletionTimestamp" in pod["metadata"]

@@ -72,6 +72,8 @@ class KueueStandIn:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._play, daemon=True)
         self.faults: list[str] = []
+        self.late: list[str] = []
+        """Requests that a busy API server did not answer in time. It looks again at the next tick."""
 
     def __enter__(self) -> Self:
         """Define Workloads and start."""
@@ -90,7 +92,7 @@ class KueueStandIn:
 
     def read_log(self) -> str:
         """Return what went wrong."""
-        return "\n".join(self.faults)
+        return "\n".join([*self.faults, *self.late])
 
     def _play(self) -> None:
         while not self._stop.wait(TICK_SECONDS):
@@ -98,7 +100,7 @@ class KueueStandIn:
                 self._look()
             except _UNREACHABLE as error:
                 if not any(code in str(error) for code in ("HTTP 404", "HTTP 409", "HTTP 429", "NamespaceTerminating")):
-                    self.faults.append(str(error))
+                    (self.late if isinstance(error, OSError | HTTPException) else self.faults).append(str(error))
 
     def _look(self) -> None:
         selector = f"{GROUP}%2Fqueue-name"
@@ -162,7 +164,6 @@ class KueueStandIn:
         workload |= self._client.request("PATCH", f"{_path(metadata['namespace'])}/{metadata['name']}", patch, _MERGE)
 
     def _admit(self, workload: Object, queue: _Queue) -> None:
-        queue.admitted[workload["metadata"]["uid"]] = _count_gpus(workload)
         self._set(
             workload,
             ("QuotaReserved", "True", "QuotaReserved", "Quota reserved in ClusterQueue stand-in"),
@@ -171,6 +172,7 @@ class KueueStandIn:
             ("Preempted", "False", "QuotaReserved", ""),
             admission={"clusterQueue": "stand-in", "podSetAssignments": [{"name": "main", "flavors": {"nvidia.com/gpu": "fake"}}]},
         )
+        queue.admitted[workload["metadata"]["uid"]] = _count_gpus(workload)  # once it is told: a request that is late is made again
 
     def _wait(self, workload: Object, queue: _Queue, others: dict[str, tuple[Object | None, Object]]) -> None:
         self._set(workload, ("QuotaReserved", "False", "Pending", "couldn't assign flavors: insufficient unused quota for nvidia.com/gpu"))

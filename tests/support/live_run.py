@@ -142,7 +142,7 @@ class LiveRun:
             parts = [self.status, *(job["status"] for job in self.jobs()), *(pod["status"] for pod in self.pods())]
         except ApiError as error:
             return str(error)
-        return "\n".join(json.dumps(part) for part in parts) + f"\n{self.node.faults}"
+        return "\n".join(json.dumps(part) for part in parts) + f"\n{self.node.faults} {self.node.late}"
 
 
 NewRun = Callable[..., LiveRun]
