@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from calls_alone import measure_calls_alone
 from harness import (
     OURS,
     Bench,
@@ -74,7 +75,14 @@ async def measure(count: int, rounds: int, pods_per_second: int | None) -> None:
         async with open_bench("burst", Path(scratch), pods_per_second=pods_per_second) as bench:
             for number in range(rounds):
                 load = os.getloadavg()[0]
-                figures = {"plain Jobs/s": await measure_plain(bench, count), **await measure_burst(bench, count), "load before": load}
+                plain = await measure_plain(bench, count)
+                alone = await measure_calls_alone(bench, count)
+                figures = {
+                    "plain Jobs/s": plain,
+                    "both calls alone, jobs/s": alone,
+                    **await measure_burst(bench, count),
+                    "load before": load,
+                }
                 results.append(figures)
                 save("burst", results, jobs=count, pods_per_second=pods_per_second or 20)
                 print(f"round {number + 1}:", ", ".join(f"{name} {value:.2f}" for name, value in figures.items()), flush=True)

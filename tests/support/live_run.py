@@ -104,10 +104,9 @@ class LiveRun:
         return items
 
     def wait_phase(self, phase: str, seconds: float = PATIENCE) -> Object:
-        """Wait until it is in ``phase``, and return the status that says so."""
-        return wait_until(
-            lambda: found if (found := self.status).get("phase") == phase else None, f"{self.name} is {phase}", seconds, self.explain
-        )
+        """Wait until it is in ``phase``, and return its status."""
+        wait_until(lambda: self.status.get("phase") == phase, f"{self.name} is {phase}", seconds, self.explain)
+        return self.status
 
     def wait_reason(self, reason: str, kind: str = "Succeeded", seconds: float = PATIENCE) -> Object:
         """Wait until the condition ``kind`` has this reason, and return it."""

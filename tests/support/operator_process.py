@@ -123,8 +123,7 @@ class OperatorProcess:
 
     def read_records(self) -> list[dict[str, Any]]:
         """Return what it has logged, record by record."""
-        whole, _, _ = self.read_log().rpartition("\n")  # what follows the last line's end is being written
-        return [json.loads(line) for line in whole.split("\n") if line.startswith("{")]
+        return [json.loads(line) for line in self.read_log().splitlines() if line.startswith("{")]
 
     def _is_ready(self) -> bool:
         try:

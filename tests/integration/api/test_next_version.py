@@ -47,8 +47,7 @@ def test_a_second_version_can_be_served_and_taken_back(tmp_path: Path) -> None:
         assert through_beta["spec"] == before["spec"]
         new = build_minimal_manifest("new", "default") | {"apiVersion": "finetune.dev/v1beta1"}
         new["spec"]["fromTheFuture"] = "x"
-        # Not by kubectl, which would first have to hear of the new version.
-        cluster.client.request("POST", "/apis/finetune.dev/v1beta1/namespaces/default/finetunejobs", new)
+        cluster.kubectl("create", "--filename=-", stdin=json.dumps(new))
         as_alpha = _get(cluster, "v1alpha1", "new")
         assert as_alpha is not None
         assert "fromTheFuture" not in as_alpha["spec"]

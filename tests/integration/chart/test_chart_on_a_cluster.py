@@ -11,8 +11,6 @@ import pytest
 
 from finetune_devcluster import Cluster
 from finetune_devcluster.binaries import ensure_binaries
-from tests.integration.operator.conftest import wait_for_account
-from tests.support.live_run import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -97,10 +95,6 @@ def test_the_operator_may_do_its_work_and_nothing_else(control_plane: Cluster, n
         return may(control_plane, account, verb, resource, where)
 
     everywhere = watching == "everything"
-    # The API server goes by what it hears of roles by watches of its own, of each kind of them a moment after they were made.
-    wait_until(lambda: allows("patch", "/secrets=finetune-operator-tls"), "the rights in the operator's own namespace are in force")
-    wait_until(lambda: allows("create", "authentication.k8s.io/tokenreviews", ""), "the rights in the cluster are in force")
-    wait_until(lambda: allows("create", "/events"), "the rights where it watches are in force")
     for verb, resource in (
         ("watch", "finetune.dev/finetunejobs"),
         ("patch", "finetune.dev/finetunejobs/status"),
@@ -136,7 +130,6 @@ def test_the_operator_may_do_its_work_and_nothing_else(control_plane: Cluster, n
 
 
 def test_what_is_removed_is_gone_but_the_resource_and_its_jobs_stay(control_plane: Cluster, namespace: str, helm: Helm) -> None:
-    wait_for_account(control_plane, namespace)  # which Kubernetes makes in every namespace, a moment after it
     before = _list(control_plane, namespace)
     helm("install", RELEASE, str(CHART), *IMAGES)
     assert _list(control_plane, namespace) > before

@@ -72,8 +72,6 @@ def tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenants]:
             manifest = build_minimal_manifest("there", namespace)
             cluster.kubectl("create", "--filename=-", stdin=json.dumps(manifest))
         wait_until(lambda: _may(tenants, "alice", "team-a"), "roles and policies are in force", 60)
-        for user in ("anna", "vera"):
-            wait_until(lambda user=user: _sees_runs(tenants, user), f"{user}'s role has what the chart adds to it", 60)  # type: ignore[misc]
         yield tenants
 
 
@@ -85,10 +83,6 @@ def _may(tenants: Tenants, user: str, namespace: str) -> bool:
     done = [tenants.try_it(Attempt("", user, words, "", manifest=manifest)).startswith("DONE") for manifest in (good, bad)]
     forged = merge(good, {"metadata": {"labels": {"finetune.dev/sweep-uid": "x"}}})
     return done == [True, False] and not tenants.try_it(Attempt("", user, words, "", manifest=forged)).startswith("DONE")
-
-
-def _sees_runs(tenants: Tenants, user: str) -> bool:
-    return tenants.try_it(Attempt("", user, ("--namespace", "team-a", "get", "ftj"), "")).startswith("DONE")
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda attempt: attempt.what)

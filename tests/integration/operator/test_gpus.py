@@ -143,14 +143,9 @@ def test_a_claim_that_nothing_meets_is_said(new_run: NewRun) -> None:
     run = new_run()
     _make_template(run, 141)
     run.apply({"resources": {"gpuClaimTemplate": "one-gpu"}})
-    # By its words: until the scheduler has heard of the class of devices, it says that there is none.
-    condition = wait_until(
-        lambda: found if "cannot allocate all claims" in (found := run.condition()).get("message", "") else None,
-        "the scheduler says what is missing",
-        explain=run.explain,
-    )
-    assert condition["reason"] == Reason.UNSCHEDULABLE
-    assert "ResourceClaimTemplate one-gpu" in condition["message"]
+    message = run.wait_reason(Reason.UNSCHEDULABLE)["message"]
+    assert "cannot allocate all claims" in message
+    assert "ResourceClaimTemplate one-gpu" in message
 
 
 def test_a_template_that_is_missing_is_named(new_run: NewRun) -> None:

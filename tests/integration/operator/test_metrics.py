@@ -50,7 +50,8 @@ def test_a_run_has_its_series_as_long_as_it_trains(new_run: NewRun, operator: Op
     sender = Sender(new_run("measured"))
     sender.run.wait_phase("Running")
     assert sender.send(sender.report(40, MEASURED)) == 202
-    told = wait_until(lambda: found if (found := of_run(operator, sender)).get("finetune_run_loss") == 1.5 else None, "the loss is told")
+    wait_until(lambda: of_run(operator, sender).get("finetune_run_loss") == 1.5, "the loss is told")
+    told = of_run(operator, sender)
     assert told.pop("finetune_run_last_news_timestamp_seconds") > 0
     assert told == {
         "finetune_run_loss": 1.5,

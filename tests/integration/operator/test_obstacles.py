@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from finetune_api.reasons import Reason
-from tests.support.live_run import LiveRun, NewRun, wait_until
+from tests.support.live_run import LiveRun, NewRun
 from tests.support.manifests import Manifest
 
 pytestmark = pytest.mark.cluster
@@ -87,14 +87,11 @@ def test_it_is_said_in_time(new_run: NewRun, obstacle: Obstacle, capsys: pytest.
         _wait_for_usage(run, path, obstacle)
     began = time.monotonic()
     run.apply(obstacle.spec)
-    # By its words: what is known of nodes is at most two looks old, and one that has just gone was of another test.
-    condition = wait_until(
-        lambda: found if obstacle.words in (found := run.condition()).get("message", "") else None, obstacle.words, SECONDS, run.explain
-    )
+    condition = run.wait_reason(obstacle.reason, seconds=SECONDS)
     took = time.monotonic() - began
     with capsys.disabled():
         print(f"\n{obstacle.name}: {obstacle.reason} after {took:.1f} s: {condition['message'][:150]}", end=" ")  # noqa: T201
-    assert condition["reason"] == obstacle.reason
+    assert obstacle.words in condition["message"]
     assert run.status["phase"] == obstacle.phase
     assert run.condition("Admitted")["status"] == "False"
     _stays_silent(run)

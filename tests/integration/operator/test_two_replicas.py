@@ -150,8 +150,7 @@ def test_a_leader_that_was_paused_writes_nothing_any_more(pair: Pair) -> None:
     end.apply()
     first.go_on()
     wait_until(lambda: "no longer leading" in first.read_log(), "the first one knows", 30)
-    # The second one's last words may still be on their way into the log.
-    quiet = [write for write in pair.writes(since) if write.code < 400 and write.pod != second.name]
+    quiet = [write for write in pair.writes(since) if write.code < 400]
     second.go_on()
     end.wait_phase("Running", 60)
     FIGURES[f"paused (SIGSTOP) for {PAUSE_SECONDS:.0f} s: another holds the Lease after"] = f"{taken:.1f} s"
@@ -175,8 +174,6 @@ def test_the_api_server_refuses_who_does_not_hold_the_lease(pair: Pair) -> None:
         except DevClusterError as error:
             return str(error)
 
-    # The API server goes by policies, and by the Lease, as it hears of them by watches of its own.
-    wait_until(lambda: f"pod {other.name} {FENCE_WORDS}" in write(other, "Queued"), "the fence is there", 30)
     wait_until(lambda: "patched" in write(holder, "Pending"), "the holder may write", 30)
     assert f"pod {other.name} {FENCE_WORDS}" in write(other, "Queued")
     create = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "late", "namespace": run.namespace}}

@@ -20,7 +20,7 @@ from finetune_trainer.data.spool import RowSpool
 from finetune_trainer.errors import DataInvalid
 from tests.support import whole_reader
 
-SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 TEXT = st.text(st.sampled_from('aä🙂"\\,;\n\r\u2028\x00 {}[]1'), max_size=12)
 ROW = st.dictionaries(st.sampled_from(["prompt", "completion", "text"]), TEXT, min_size=1)
 LINE = st.one_of(

@@ -106,7 +106,7 @@ def test_faults_of_all_files_come_at_once(tmp_path: Path) -> None:
 
 
 @given(content=st.binary(max_size=200), name=st.sampled_from(["a.jsonl", "a.json", "a.csv", "a.jsonl.gz", "a.parquet"]))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_any_bytes_are_rows_or_refused(tmp_path: Path, content: bytes, name: str) -> None:
     import_quietly("pandas", "pyarrow.parquet")
     (tmp_path / name).write_bytes(content)
@@ -121,7 +121,7 @@ def test_any_bytes_are_rows_or_refused(tmp_path: Path, content: bytes, name: str
 
 
 @given(st.lists(st.dictionaries(st.text(min_size=1, max_size=4), st.text(max_size=9), min_size=1), min_size=1, max_size=5))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_json_lines_round_trip(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in rows))
