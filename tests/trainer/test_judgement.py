@@ -19,7 +19,7 @@ FAST = {
     "method": {"adapter": {"r": 16, "dropout": 0}, "quantization": {"type": "none"}},
     "training": {
         "maxSteps": 60,
-        "learningRate": 2e-2,
+        "learningRate": 5e-3,  # with 2e-2 it depends on the seed, and on the processor, whether it learns
         "packing": False,
         "gradientCheckpointing": False,
         "optimizer": "adamw_torch",
