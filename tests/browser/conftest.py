@@ -178,9 +178,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             yield Site(cluster, f"https://localhost:{port}", process)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, without a window."""
+    """Debian's Chromium, without a window.
+
+    It ends with the module: as long as it lives, an event loop of Playwright's is the running one of this process, in which a test with
+    a loop of its own, of another folder, could not run.
+    """
     program = shutil.which("chromium")
     if program is None:
         if os.environ.get("FINETUNE_REQUIRE_NODE"):
