@@ -98,7 +98,7 @@ class Fp8Loader(HfQuantizer):
             if any(size % MULTIPLE for size in module.weight.shape):
                 odd.add(name.rpartition(".")[2])
                 continue
-            _replace(model, name, _Unread(module))
+            model.set_submodule(name, _Unread(module))
             rounded += 1
         if odd:
             words = f"{', '.join(sorted(odd))} stay in 16 bits: their sizes are no multiples of {MULTIPLE}"
@@ -113,7 +113,7 @@ class Fp8Loader(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **options: Any) -> Any:  # noqa: ANN401
         del options
         for name, room in [each for each in model.named_modules() if isinstance(each[1], _Unread)]:
-            _replace(model, name, Fp8Linear(room.weight.data, room.scale.data, None if room.bias is None else room.bias.data))
+            model.set_submodule(name, Fp8Linear(room.weight.data, room.scale.data, None if room.bias is None else room.bias.data))
         return model
 
     def is_serializable(self) -> bool:
@@ -132,8 +132,3 @@ def check_largest(model: nn.Module) -> None:
     :raises ConfigInvalid: it does not.
     """
     check_products(max((each for each in model.modules() if isinstance(each, Fp8Linear)), key=lambda each: each.bytes.numel()))
-
-
-def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, last = path.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)

@@ -88,7 +88,7 @@ class PackedReader(HfQuantizer):
             if linear.bias is not None or name in biased:  # some files have one where the model has none
                 bias = nn.Parameter(torch.empty(linear.out_features, dtype=self.dtype, device="meta"), requires_grad=False)
                 room.register_parameter("bias", bias)
-            _replace(model, path, room)
+            model.set_submodule(path, room)
         logger.info("%d linear layers are packed by %s in %d bits", len(layers), self.layout.method, self.layout.bits)
         return model
 
@@ -101,7 +101,7 @@ class PackedReader(HfQuantizer):
                 weight = read_weight(self.layout, tensors, room.outputs, room.inputs)
             except (LayoutUnknown, KeyError) as error:
                 raise ConfigInvalid(f"the quantised weight of {name} can't be read: {error}") from error
-            _replace(model, name, PackedLinear(weight, self.layout.bits, self.dtype, bias))
+            model.set_submodule(name, PackedLinear(weight, self.layout.bits, self.dtype, bias))
         return model
 
     def is_serializable(self) -> bool:
@@ -146,8 +146,3 @@ _DTYPES: Final = {
     "BF16": torch.bfloat16,
     "F32": torch.float32,
 }
-
-
-def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, last = path.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)
