@@ -9,6 +9,7 @@ import pytest
 from finetune_api.spec import QuantizationSpec
 from finetune_trainer.device import Device
 from finetune_trainer.errors import ConfigInvalid
+from tests.support.packed_model import make_packed_bases
 
 pytestmark = pytest.mark.torch
 
@@ -119,3 +120,13 @@ def test_a_device_whose_products_are_wrong_is_refused_before_the_first_step(tmp_
     with pytest.raises(ConfigInvalid, match=r"products in FP8 are wrong .* set method.quantization.type to nf4"):
         load(tmp_path)
     assert tried[0] == (32, 64)
+
+
+def test_a_teacher_that_is_quantised_already_stays_as_it_is(tmp_path: Path) -> None:
+    from finetune_trainer.model.packed_linear import PackedLinear
+
+    save_model(tmp_path / "model")
+    make_packed_bases(tmp_path)
+    model = load(tmp_path / "gptq")
+    assert not list_rounded(model)
+    assert any(isinstance(module, PackedLinear) for module in model.modules())

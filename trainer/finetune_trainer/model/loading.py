@@ -155,7 +155,7 @@ def load_model(
         raise ConfigInvalid(f"{uri} can't be loaded: {_first_line(error)}") from error
     model.requires_grad_(requires_grad=False)
     model.config.use_cache = False
-    if spec.type == "fp8":
+    if spec.type == "fp8" and not quantized:  # a teacher may be, and stays as it is
         from finetune_trainer.model.fp8_base import check_largest  # noqa: PLC0415  loaded with the model
 
         check_largest(model)
