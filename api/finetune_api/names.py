@@ -88,6 +88,9 @@ ENV_NODE_RANK: Final = "JOB_COMPLETION_INDEX"
 """Number of the pod, from 0, in a run of several: set by Kubernetes in the pods of an Indexed Job."""
 ENV_LOCAL_RANK: Final = "FINETUNE_LOCAL_RANK"
 """Number of the process in its pod, from 0: set by the trainer for those that it starts."""
+ENV_PACKED_ATTENTION: Final = "PACKED_ATTENTION"
+"""Environment variable that says by what packed examples are told apart: `auto` (if it is not set), or `mask` on every device. It has no
+reserved prefix, so that `pod.env` and a platform's `defaults.env` can set it."""
 INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
 """On a pod of an Indexed Job: its number, from 0."""
 

@@ -294,9 +294,11 @@ class Run:
         from finetune_trainer.model.loading import load_model, load_teacher  # noqa: PLC0415
         from finetune_trainer.model.packing import check_packing  # noqa: PLC0415
         from finetune_trainer.model.sharding import build_mesh, divide_model, share_whole  # noqa: PLC0415
+        from finetune_trainer.model.varlen_choice import mix_precision, settle_attention  # noqa: PLC0415
 
         config, method, seed = self.config, self.config.method, self.config.training.seed
         reward, divides = method.objective == "reward", self.config.divides_model
+        packs, dtype = config.training.packing and method.objective in PACKING_OBJECTIVES, method.quantization.compute_dtype
         choose_kernels(device)
         mesh = build_mesh(device) if divides else None
         # One that is not quantised lies in the node's memory until it is divided
@@ -311,17 +313,22 @@ class Run:
                 divided=divides,
             )
             base_parameters = list(model.parameters())
-            if config.training.packing and method.objective in PACKING_OBJECTIVES:
-                check_packing(model, config.model.uri)
+            if packs:
+                by_lengths = settle_attention(model, config.model.uri, device, dtype, self._environ)
+                with mix_precision(model, dtype) if by_lengths else contextlib.nullcontext():
+                    check_packing(model, config.model.uri)
             adapted = add_adapter(model, method.adapter, seed, base.path, data.train, scores=reward)
             if mesh is not None:
-                divide_model(adapted.model, base_parameters, device, mesh, method.quantization.compute_dtype)
+                divide_model(adapted.model, base_parameters, device, mesh, dtype)
         if mesh is not None:
             share_whole(adapted.model)
         if teacher_files is None or method.distill is None:
             return adapted, None
         uri = method.distill.teacher.uri
-        return adapted, load_teacher(teacher_files.path, uri, method.quantization, device, tokenizer, model)
+        teacher = load_teacher(teacher_files.path, uri, method.quantization, device, tokenizer, model)
+        if packs:
+            settle_attention(teacher, uri, device, dtype, self._environ)
+        return adapted, teacher
 
     def _train(
         self,
