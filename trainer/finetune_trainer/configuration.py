@@ -2,13 +2,30 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal, get_args
 
 import yaml
 from pydantic import ValidationError
 
-from finetune_api.names import ENV_CONFIG
+from finetune_api.names import ENV_CONFIG, ENV_PACKED_ATTENTION
 from finetune_api.trainer_config import TrainerConfig
 from finetune_trainer.errors import ConfigInvalid
+
+PackedAttention = Literal["auto", "mask"]
+"""By what packed examples are told apart: what the device can do best, or a mask."""
+
+
+def read_packed_attention(environ: Mapping[str, str]) -> PackedAttention:
+    """Return what the variable ``PACKED_ATTENTION`` asks for.
+
+    :raises ConfigInvalid: it is no such word.
+    """
+    told = environ.get(ENV_PACKED_ATTENTION, "auto")
+    for word in get_args(PackedAttention):
+        if told == word:
+            found: PackedAttention = word
+            return found
+    raise ConfigInvalid(f"pod.env: {ENV_PACKED_ATTENTION} is {told}; set it to auto or mask, or leave it out")
 
 
 def read_config(file: Path | None, environ: Mapping[str, str]) -> TrainerConfig:

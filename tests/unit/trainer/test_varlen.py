@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.families.catalog import FAMILIES
+from finetune_trainer.configuration import read_packed_attention
 from finetune_trainer.device import Device
 from finetune_trainer.errors import ConfigInvalid
 from tests.support.varlen_kernel import stand_in
@@ -136,6 +137,16 @@ def test_an_example_alone_in_its_row_takes_torch_s_own_attention(kernel: dict[st
     assert torch.equal(found, logits)
 
 
+def test_an_example_alone_in_its_row_that_is_longer_than_the_window_needs_no_mask(kernel: dict[str, int]) -> None:
+    import torch
+
+    model, rows = build("mistral", **BY_IT["mistral"]), make_rows(((23,),))
+    logits, _ = learn(model, rows)
+    found, _ = learn(go_by_lengths(model), rows)
+    assert kernel == {"forward": 2, "backward": 2}
+    torch.testing.assert_close(found, logits)
+
+
 def test_padding_goes_by_a_mask(kernel: dict[str, int]) -> None:
     import torch
 
@@ -221,7 +232,7 @@ def test_every_family_goes_by_it_or_says_why_not(family: str, kernel: dict[str, 
     with torch.no_grad():
         expected = model(**rows).logits
         with caplog.at_level(logging.INFO):
-            taken = settle_attention(model, "hf://org/model", CPU, "bfloat16", {})
+            taken = settle_attention(model, "hf://org/model", CPU, "bfloat16", "auto")
         kernel.update(forward=0)
         found = model(**rows).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -261,7 +272,7 @@ def test_a_kernel_that_is_not_right_is_not_used(wrong: str, words: str, caplog: 
     model, rows = build("mistral", **{**BY_IT["mistral"], "head_dim": 8, "sliding_window": 20}).eval(), make_rows()
     with stand_in(wrong=wrong), torch.no_grad():
         expected = model(**rows).logits
-        assert not settle_attention(model, "hf://org/model", CPU, "bfloat16", {})
+        assert not settle_attention(model, "hf://org/model", CPU, "bfloat16", "auto")
         assert torch.equal(model(**rows).logits, expected)
     (record,) = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert words in record.message
@@ -275,7 +286,7 @@ def test_where_torch_has_no_kernel_its_words_are_told(caplog: pytest.LogCaptureF
     from finetune_trainer.model import varlen_choice
 
     monkeypatch.setattr(varlen_choice, "KERNELS", ("cpu",))
-    assert not varlen_choice.settle_attention(build("llama").to(torch.bfloat16), "hf://org/model", CPU, "bfloat16", {})
+    assert not varlen_choice.settle_attention(build("llama").to(torch.bfloat16), "hf://org/model", CPU, "bfloat16", "auto")
     assert "not by variable lengths, which take less memory: Could not run 'aten::_flash_attention_forward'" in caplog.text
 
 
@@ -284,23 +295,25 @@ def test_where_torch_has_no_kernel_its_words_are_told(caplog: pytest.LogCaptureF
     [
         ({"device": CPU}, "torch has a kernel for it on GPUs alone"),
         ({"compute_dtype": "float32"}, "its kernel computes in 16 bits, and method.quantization.computeDtype is float32"),
-        ({"environ": {"PACKED_ATTENTION": "mask"}}, "PACKED_ATTENTION is set to mask"),
-        ({"environ": {"PACKED_ATTENTION": "auto"}}, None),
+        ({"wanted": "mask"}, "PACKED_ATTENTION is set to mask"),
         ({}, None),
     ],
 )
 def test_a_run_is_told_which_it_takes(changes: dict[str, Any], words: str | None) -> None:
     from finetune_trainer.model.varlen_choice import choose_attention
 
-    told: dict[str, Any] = {"device": GPU, "compute_dtype": "bfloat16", "environ": {}, **changes}
+    told: dict[str, Any] = {"device": GPU, "compute_dtype": "bfloat16", "wanted": "auto", **changes}
     assert choose_attention(build("llama"), **told) == words
 
 
 def test_a_word_that_is_not_known_is_refused() -> None:
-    from finetune_trainer.model.varlen_choice import choose_attention
-
+    assert [read_packed_attention(environ) for environ in ({}, {"PACKED_ATTENTION": "auto"}, {"PACKED_ATTENTION": "mask"})] == [
+        "auto",
+        "auto",
+        "mask",
+    ]
     with pytest.raises(ConfigInvalid, match="PACKED_ATTENTION is flash; set it to auto or mask"):
-        choose_attention(build("llama"), GPU, "bfloat16", {"PACKED_ATTENTION": "flash"})
+        read_packed_attention({"PACKED_ATTENTION": "flash"})
 
 
 def test_the_check_for_leaks_goes_through_it(kernel: dict[str, int]) -> None:

@@ -6,7 +6,6 @@ See decision 47.
 import inspect
 import logging
 import re
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
@@ -15,8 +14,8 @@ from transformers import PreTrainedModel
 
 from finetune_api.names import ENV_PACKED_ATTENTION
 from finetune_api.spec.method import ComputeDtype
+from finetune_trainer.configuration import PackedAttention
 from finetune_trainer.device import Device
-from finetune_trainer.errors import ConfigInvalid
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +30,8 @@ _ASKS: Final = re.compile(r"_attn_implementation\s*(==|!=|in|not in)[^\n]*\bsdpa
 """Code that computes otherwise where attention is torch's own."""
 
 
-def choose_attention(model: Any, device: Device, compute_dtype: ComputeDtype, environ: Mapping[str, str]) -> str | None:  # noqa: ANN401
-    """Return why ``model`` can't tell packed examples apart by variable lengths; None where it is worth the proof. Computes nothing.
-
-    :raises ConfigInvalid: the environment asks for what there is not.
-    """
-    wanted = environ.get(ENV_PACKED_ATTENTION, "auto")
-    if wanted not in ("auto", "mask"):
-        raise ConfigInvalid(f"pod.env: {ENV_PACKED_ATTENTION} is {wanted}; set it to auto or mask, or leave it out")
+def choose_attention(model: Any, device: Device, compute_dtype: ComputeDtype, wanted: PackedAttention) -> str | None:  # noqa: ANN401
+    """Return why ``model`` can't tell packed examples apart by variable lengths; None where it is worth the proof. Computes nothing."""
     if wanted == "mask":
         return f"{ENV_PACKED_ATTENTION} is set to mask"
     if device.kind not in KERNELS:
@@ -60,14 +53,14 @@ def settle_attention(
     uri: str,
     device: Device,
     compute_dtype: ComputeDtype,
-    environ: Mapping[str, str],
+    wanted: PackedAttention,
 ) -> bool:
     """Let ``model`` tell packed examples apart by variable lengths, where that is proven to work here; say in the log what became of it.
 
     :param uri: of the model, for the log.
     :return: whether it does.
     """
-    obstacle = choose_attention(model, device, compute_dtype, environ)
+    obstacle = choose_attention(model, device, compute_dtype, wanted)
     if obstacle is not None:
         logger.info(_BY_MASK, uri, obstacle)
         return False

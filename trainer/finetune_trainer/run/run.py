@@ -18,6 +18,7 @@ from finetune_api.spec.objective import LIKELIHOOD_OBJECTIVES, PACKING_OBJECTIVE
 from finetune_api.summary import TrainerSummary
 from finetune_api.trainer_config import TrainerConfig
 from finetune_trainer.artifacts import CheckpointStore, FetchedCheckpoint, ManifestFields, publish
+from finetune_trainer.configuration import read_packed_attention
 from finetune_trainer.data import Examples, PreparedData, load_examples, prepare_data
 from finetune_trainer.data.calibration import CalibrationRows, choose_calibration
 from finetune_trainer.data.kept import compute_key
@@ -114,6 +115,7 @@ class Run:
         config = self.config
         device = choose_device(config.device, self._group.local_rank)
         check_device(device, config.method.quantization.type)
+        read_packed_attention(self._environ)  # a word that is not known is found at once
         self.progress.device = device.name
         reporter.notify()
         check_harness(config.evaluation.harness)
@@ -299,6 +301,7 @@ class Run:
         config, method, seed = self.config, self.config.method, self.config.training.seed
         reward, divides = method.objective == "reward", self.config.divides_model
         packs, dtype = config.training.packing and method.objective in PACKING_OBJECTIVES, method.quantization.compute_dtype
+        attention = read_packed_attention(self._environ)
         choose_kernels(device)
         mesh = build_mesh(device) if divides else None
         # One that is not quantised lies in the node's memory until it is divided
@@ -314,7 +317,7 @@ class Run:
             )
             base_parameters = list(model.parameters())
             if packs:
-                by_lengths = settle_attention(model, config.model.uri, device, dtype, self._environ)
+                by_lengths = settle_attention(model, config.model.uri, device, dtype, attention)
                 with mix_precision(model, dtype) if by_lengths else contextlib.nullcontext():
                     check_packing(model, config.model.uri)
             adapted = add_adapter(model, method.adapter, seed, base.path, data.train, scores=reward)
@@ -327,7 +330,7 @@ class Run:
         uri = method.distill.teacher.uri
         teacher = load_teacher(teacher_files.path, uri, method.quantization, device, tokenizer, model)
         if packs:
-            settle_attention(teacher, uri, device, dtype, self._environ)
+            settle_attention(teacher, uri, device, dtype, attention)
         return adapted, teacher
 
     def _train(
