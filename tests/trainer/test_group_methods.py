@@ -49,10 +49,17 @@ CASES: dict[str, dict[str, Any]] = {
     "prefix-tuning": build_case(adapter={"type": "prefix-tuning"}, gradientCheckpointing=False),
     "none": build_case(adapter={"type": "none"}),
 }
+BY_ALL: dict[str, dict[str, Any]] = {
+    "kto": build_case("kto", file="labelled", perDeviceBatchSize=2),
+    "grpo": build_case("grpo", file="prompts", perDeviceBatchSize=4),
+}
+"""What another number of processes learns otherwise: from a divergence that is estimated over all of them, or from answers of their own."""
+GRPO = {"numGenerations": 4, "maxCompletionLength": 8, "rewards": [{"name": "vowel", "type": "regex", "pattern": "[aeiou]"}]}
 SLICE = ("dpo", "distill", "adalora", "prefix-tuning")
 """What is tested each time. All of it is by `make group-methods`."""
-CHOSEN = tuple(CASES) if os.environ.get("FINETUNE_GROUP_METHODS") == "all" else SLICE
-RESUMED = tuple(CASES) if os.environ.get("FINETUNE_GROUP_METHODS") == "all" else ("adalora",)
+WHOLE = os.environ.get("FINETUNE_GROUP_METHODS") == "all"
+CHOSEN = tuple(CASES) if WHOLE else SLICE
+RESUMED = (*CASES, *BY_ALL) if WHOLE else ("adalora", "grpo")
 
 
 def start(
@@ -61,6 +68,8 @@ def start(
     method = {"objective": case["objective"], "adapter": case["adapter"], "quantization": case["quantization"]}
     if case["objective"] == "distill":
         method["distill"] = {"teacher": {"uri": f"file://{workspace}/teacher"}}
+    if case["objective"] == "grpo":
+        method["grpo"] = GRPO
     training = {
         "maxSteps": STEPS,
         "learningRate": 1e-2,
@@ -103,22 +112,39 @@ def test_two_processes_learn_what_one_learns(name: str, trainers: Trainers, work
         assert curves[2][key] == pytest.approx(curves[1][key], rel=1e-4), key
 
 
+def test_two_processes_begin_kto_as_one_does(trainers: Trainers, workspace: Path) -> None:
+    """Before the first step nothing diverges from the reference, so that the first gradient is the same; then all of them learn."""
+    curves = {}
+    for size in (1, 2):
+        group = start(trainers, workspace, f"methods-kto-{size}", BY_ALL["kto"], size)
+        assert end(group) == [0] * size, "\n".join(process.log for process in group)
+        curves[size] = read_curve(workspace, f"methods-kto-{size}")
+    first = {size: next(line for line in lines if "grad_norm" in line) for size, lines in curves.items()}
+    for key in ("loss", "grad_norm", "num_tokens"):
+        assert first[2][key] == pytest.approx(first[1][key], rel=1e-4), key
+    held_out = [line["eval_loss"] for line in curves[2] if "eval_loss" in line]
+    assert held_out[-1] < held_out[0]
+
+
 @pytest.mark.parametrize("name", RESUMED)
 def test_two_processes_go_on_as_if_never_stopped(name: str, trainers: Trainers, workspace: Path) -> None:
     """Whatever the adapter keeps beside its weights, ranks and averages, is in the checkpoint, and both take it up."""
     changes: dict[str, Any] = {"training": {"maxSteps": 8, "checkpoint": {"everySteps": 2, "keep": 2}}}
-    assert end(start(trainers, workspace, f"methods-{name}-whole", CASES[name], 2, **changes)) == [0, 0]
+    case = {**CASES, **BY_ALL}[name]
+    assert end(start(trainers, workspace, f"methods-{name}-whole", case, 2, **changes)) == [0, 0]
     run = f"methods-{name}-stopped"
     gate = trainers.make_gate(step=4)
-    group = start(trainers, workspace, run, CASES[name], 2, gate, **changes)
+    group = start(trainers, workspace, run, case, 2, gate, **changes)
     checkpoints = workspace / "out" / run / "checkpoints" / f"uid-{run}"
     group[0].wait_for((checkpoints / "step-00000002" / "manifest.json").exists, "checkpoint of step 2")
     group[1].send(signal.SIGTERM)
     gate.open()
     assert end(group) == [ExitCode.INTERRUPTED] * 2, "\n".join(process.log for process in group)
     shutil.rmtree(workspace / "work" / run)
-    group = start(trainers, workspace, run, CASES[name], 2, **changes)
+    group = start(trainers, workspace, run, case, 2, **changes)
     assert end(group) == [0, 0], "\n".join(process.log for process in group)
     assert "going on from the checkpoint" in group[0].log
-    losses = [[line["loss"] for line in read_curve(workspace, each) if "loss" in line] for each in (run, f"methods-{name}-whole")]
-    assert losses[0] == losses[1]
+    key = "reward" if name == "grpo" else "loss"  # the loss of the first step on answers of one's own is 0
+    figures = [[line[key] for line in read_curve(workspace, each) if key in line] for each in (run, f"methods-{name}-whole")]
+    assert len(figures[0]) == 8
+    assert figures[0] == figures[1]

@@ -10,10 +10,6 @@ MAX_NODES: Final = 64
 MAX_GPUS: Final = 16
 """GPUs of one pod."""
 
-OBJECTIVES: Final = ("sft", "pretrain", "distill", "dpo", "orpo", "reward")
-"""Objectives that several processes learn together, by the same curve as one. Not `kto`, which estimates the divergence from its
-reference over a batch of all processes at once: the curve would depend on their number. Not `grpo`: each draws answers of its own."""
-
 _ALONE_CEL: Final = "(self.resources.nodes == 1 && self.resources.gpus <= 1)"
 
 
@@ -22,13 +18,6 @@ def _is_alone(spec: Any) -> bool:  # noqa: ANN401  a FineTuneJobSpec, whose modu
 
 
 GROUP_SPEC_RULES: Final = (
-    Rule(
-        cel=f"{_ALONE_CEL} || self.method.objective in {list(OBJECTIVES)}",
-        holds=lambda spec: _is_alone(spec) or spec.method.objective in OBJECTIVES,
-        message=f"must be one of {', '.join(OBJECTIVES)} with several GPUs or nodes: what kto and grpo learn from depends on how many "
-        "processes share a batch; set resources.gpus to 1 or 0 and resources.nodes to 1",
-        field="method.objective",
-    ),
     Rule(
         cel=f"{_ALONE_CEL} || self.training.divergence.action == 'fail'",
         holds=lambda spec: _is_alone(spec) or spec.training.divergence.action == "fail",
@@ -39,6 +28,13 @@ GROUP_SPEC_RULES: Final = (
         cel=f"!{_ALONE_CEL} || self.training.sharding == 'none'",
         holds=lambda spec: not _is_alone(spec) or spec.training.sharding == "none",
         message="divides the model over several processes; set resources.gpus or resources.nodes above 1, or remove it",
+        field="training.sharding",
+    ),
+    Rule(
+        cel="self.method.objective != 'grpo' || self.training.sharding == 'none'",
+        holds=lambda spec: spec.method.objective != "grpo" or spec.training.sharding == "none",
+        message="must be none for the objective grpo: the processes of a divided model compute in step, and here each writes answers of "
+        "its own, some longer than others",
         field="training.sharding",
     ),
     Rule(

@@ -66,7 +66,7 @@ def test_the_editors_schema_is_a_schema_and_takes_good_manifests() -> None:
 
 
 BEYOND_JSON_SCHEMA = (
-    "an objective that several nodes can't learn",
+    "a divided model that writes answers of its own",
     "all pods or none of one",
     "YAML of a harness task on the hub",
     "data of a harness task without its YAML",
