@@ -3,6 +3,8 @@ at the least. It refuses what the kernel refuses."""
 
 import json
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -106,6 +108,16 @@ def stop_and_go_on(configs: dict[str, dict[str, Any]], step: int, result: Path) 
     with stand_in() as calls:
         train_with_and_without_a_stop(configs, step, result)
     assert calls["backward"], "no layer went by it"
+
+
+def train_in_group(config: dict[str, Any], rank: int) -> None:
+    """Run the trainer of the ``rank``-th pod of several on the stand-in."""
+    from finetune_trainer.main import main
+
+    os.environ |= {"FINETUNE_CONFIG": json.dumps(config), "JOB_COMPLETION_INDEX": str(rank)}
+    sys.argv = ["finetune-trainer"]
+    with stand_in():
+        main()
 
 
 class _Said(logging.Handler):

@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.trainer_process import Trainers
 from tests.support.trainer_workspace import make_config
-from tests.support.varlen_kernel import stop_and_go_on, train_both_ways
+from tests.support.varlen_kernel import stop_and_go_on, train_both_ways, train_in_group
+from tests.trainer.test_groups import end, free_port, read_losses
 
 pytestmark = pytest.mark.torch
 
@@ -78,6 +79,25 @@ def test_the_log_says_which_it_was(name: str, seen: dict[str, Any], workspace: P
         f"{uri}: packed examples are told apart by variable lengths in all 2 layers; held against a mask on this device" for uri in uris
     ]
     assert seen[name]["lengths"]["calls"]["backward"] > 2 * TRAINING["maxSteps"]
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_processes_learn_by_lengths_what_one_does_by_a_mask(sharding: str, trainers: Trainers, workspace: Path) -> None:
+    """Each with the whole base model, and each with half of it."""
+    # Within a pass over the data: its last batches are not divided evenly
+    name, training = f"group-{sharding}", {"maxSteps": 4, "perDeviceBatchSize": 1, "evalSteps": None, "sharding": sharding}
+    method = {"adapter": {**LORA, "dropout": 0}, "quantization": EXACT}
+    alone = build(workspace, f"{name}-alone", method, training={**training, "gradientAccumulationSteps": 4, "sharding": "none"})
+    started = trainers.start(alone)
+    together = build(workspace, name, method, training={**training, "gradientAccumulationSteps": 2})
+    together["group"] = {"nodes": 2, "address": "127.0.0.1", "port": free_port()}
+    pods = [{**together, "workDir": f"{together['workDir']}/pod-{rank}"} for rank in range(2)]
+    group = [trainers.call(train_in_group, pod, rank) for rank, pod in enumerate(pods)]
+    assert end([started, *group]) == [0, 0, 0], group[0].log[-4000:]
+    assert all("told apart by variable lengths in all 2 layers" in process.log for process in group)
+    losses = [read_losses(workspace, f"varlen-{each}") for each in (f"{name}-alone", name)]
+    assert len(losses[0]) == 4
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_a_stopped_run_goes_on_to_the_last_bit(trainers: Trainers, workspace: Path) -> None:
