@@ -104,6 +104,14 @@ EXPOSE 8080 8443
 ENTRYPOINT ["finetune-operator"]
 
 FROM trainer-dependencies AS trainer
+# Debian packages beside: a compiler of C, for `training.compile` and TRL's Triton kernels. None by default; what GPUs need of
+# python:3.12-slim is "gcc libc6-dev", processors "g++", and a base whose Python is Debian's own "python3-dev" too.
+ARG TRAINER_PACKAGES=
+RUN --mount=type=secret,id=environment \
+    if [ -n "$TRAINER_PACKAGES" ]; then \
+      set -a; if [ -f /run/secrets/environment ]; then . /run/secrets/environment; fi; set +a; \
+      apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends $TRAINER_PACKAGES && rm -rf /var/lib/apt/lists/* /var/cache/apt/*; \
+    fi
 COPY --from=project /opt/finetune /opt/finetune
 ENV PATH=/opt/finetune/bin:/usr/local/bin:/usr/bin:/bin HOME=/work PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 ARG VERSION=0.0.0.dev0

@@ -8,6 +8,7 @@ from finetune_api.base import StoredModel
 from finetune_api.names import RENDEZVOUS_PORT, TOKEN_PATH, WORK_DIR
 from finetune_api.report import JobReference
 from finetune_api.spec.adapter import SPEC_RULES as ADAPTER_SPEC_RULES
+from finetune_api.spec.compiling import COMPILING_SPEC_RULES
 from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.output import OutputSpec
@@ -60,7 +61,7 @@ class GroupConfig(StoredModel):
 class TrainerConfig(StoredModel):
     """One run, fully resolved: the same configuration gives the same run, with or without Kubernetes."""
 
-    rules = (*ADAPTER_SPEC_RULES, *SHARDING_SPEC_RULES)
+    rules = (*ADAPTER_SPEC_RULES, *SHARDING_SPEC_RULES, *COMPILING_SPEC_RULES)
 
     schema_version: Literal[1] = 1
     """Version of this format."""

@@ -35,6 +35,7 @@ def train_ours(workload: Workload, folder: Path, reporting: dict[str, Any] | Non
             "maxLength": workload.max_length,
             "packing": True,
             "gradientCheckpointing": True,
+            "compile": workload.compile,
             "optimizer": "paged_adamw_8bit",
             "loggingSteps": 1,
             "checkpoint": {"everySteps": 100_000},

@@ -4,7 +4,7 @@ import json
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.support.tiny_model import CORPUS, TEMPLATE_WITH_MARKERS, build_tokenizer
 
@@ -27,16 +27,22 @@ class Workload:
     max_length: int
     gpu: bool = False
     quantization: str = "nf4"
+    compile: bool = False
+    """Of ours alone."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields."""
         return asdict(self)
 
 
+_CPU: Final = (256, 1024, 4, 8, 4, None, 13, 4, 2, 128)
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("cpu", 256, 1024, 4, 8, 4, None, steps=13, batch=4, accumulation=2, max_length=128),
+        Workload("cpu", *_CPU),
+        Workload("cpu-none", *_CPU, quantization="none"),
+        Workload("cpu-compiled", *_CPU, compile=True),
+        Workload("cpu-none-compiled", *_CPU, quantization="none", compile=True),
         Workload("8b", 4096, 14336, 32, 32, 8, 128_256, steps=40, batch=1, accumulation=4, max_length=2048, gpu=True),
         Workload("33b", 6656, 17920, 60, 52, 52, 32_000, steps=20, batch=1, accumulation=4, max_length=512, gpu=True),
         Workload("65b", 8192, 22016, 80, 64, 64, 32_000, steps=10, batch=1, accumulation=4, max_length=512, gpu=True),

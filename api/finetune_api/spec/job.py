@@ -7,6 +7,7 @@ from pydantic import Field
 from finetune_api.base import ApiModel
 from finetune_api.rules import Rule, UniqueBy
 from finetune_api.spec.adapter import SPEC_RULES as ADAPTER_SPEC_RULES
+from finetune_api.spec.compiling import COMPILING_SPEC_RULES
 from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.group import GROUP_SPEC_RULES
 from finetune_api.spec.method import MethodSpec
@@ -38,6 +39,7 @@ class FineTuneJobSpec(ApiModel):
         *OBJECTIVE_SPEC_RULES,
         *GROUP_SPEC_RULES,
         *SHARDING_SPEC_RULES,
+        *COMPILING_SPEC_RULES,
         Rule(
             cel="!self.training.activationOffloading || self.resources.gpus > 0",
             holds=lambda spec: not spec.training.activation_offloading or spec.resources.gpus > 0,

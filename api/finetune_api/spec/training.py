@@ -91,6 +91,9 @@ class TrainingSpec(ApiModel):
     activation_offloading: bool = False
     """Hold activations in the node's memory between the forward and the backward pass: less GPU memory, slower. Raise
     `resources.memory`."""
+    compile: bool = False
+    """Compile the model's layers (`torch.compile`): other, fused kernels, and a first step that takes longer by about a minute. It needs a
+    compiler of C in the trainer's image."""
     sharding: Sharding = "none"
     """How several processes hold the base model. `none`: each holds all of it (DDP). `full`: each holds a part of it, and gathers one
     layer after the other while it computes (FSDP2). An adapter stays whole in each; with `adapter.type` none, gradients and optimizer

@@ -14,11 +14,11 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune_api.spec.method import ComputeDtype
 from finetune_trainer.device import Device
 from finetune_trainer.errors import ConfigInvalid
+from finetune_trainer.model.layers import list_layers
 
 logger = logging.getLogger(__name__)
 
@@ -82,16 +82,7 @@ def find_layers(model: nn.Module) -> list[nn.Module]:
 
     :raises ConfigInvalid: it has none that transformers marks as such.
     """
-    found: list[nn.Module] = []
-
-    def descend(module: nn.Module) -> None:
-        for child in module.children():
-            if isinstance(child, GradientCheckpointingLayer):
-                found.append(child)
-            else:
-                descend(child)
-
-    descend(model)
+    found = list_layers(model)
     if not found:
         raise ConfigInvalid(
             "training.sharding: the layers of this model can't be told from the rest, so that it can't be divided; set it to none"

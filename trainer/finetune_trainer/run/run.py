@@ -116,6 +116,10 @@ class Run:
         device = choose_device(config.device, self._group.local_rank)
         check_device(device, config.method.quantization.type)
         read_packed_attention(self._environ)  # a word that is not known is found at once
+        if config.training.compile:
+            from finetune_trainer.model.compiling import check_compiler  # noqa: PLC0415  seconds to import, for few runs
+
+            check_compiler(device)
         self.progress.device = device.name
         reporter.notify()
         check_harness(config.evaluation.harness)
@@ -317,7 +321,10 @@ class Run:
             )
             base_parameters = list(model.parameters())
             if packs:
-                by_lengths = settle_attention(model, config.model.uri, device, dtype, attention)
+                compiles = config.training.compile
+                if compiles:  # how compiled layers would take lengths, nobody has seen
+                    logger.info("%s: packed examples are told apart by a mask: layers are compiled", config.model.uri)
+                by_lengths = not compiles and settle_attention(model, config.model.uri, device, dtype, attention)
                 with mix_precision(model, dtype) if by_lengths else contextlib.nullcontext():
                     check_packing(model, config.model.uri)
             adapted = add_adapter(model, method.adapter, seed, base.path, data.train, scores=reward)
@@ -325,6 +332,10 @@ class Run:
                 divide_model(adapted.model, base_parameters, device, mesh, dtype)
         if mesh is not None:
             share_whole(adapted.model)
+        if config.training.compile:
+            from finetune_trainer.model.compiling import compile_layers  # noqa: PLC0415  loaded by now
+
+            compile_layers(adapted.model)
         if teacher_files is None or method.distill is None:
             return adapted, None
         uri = method.distill.teacher.uri

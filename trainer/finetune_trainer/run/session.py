@@ -101,6 +101,7 @@ class TrainingSession:
             except (LossDiverged, RuntimeError, MemoryError) as error:
                 words = self._get_over(error, trainer)
                 if words is None:
+                    self._explain(error)
                     raise
                 failed = error
             else:
@@ -231,12 +232,20 @@ class TrainingSession:
             return f"the loss diverged; learning rate {rate:.3g}"
         if self._training.on_out_of_memory != "stepDown" or not is_out_of_memory(error):
             return None
-        can_offload = self._device.kind == "cuda" and hasattr(trainer.args, "activation_offloading")
+        can_offload = self._device.kind == "cuda" and hasattr(trainer.args, "activation_offloading") and not self._training.compile
         down = compute_step_down(self._plan, self._around.config.method.objective, can_offload=can_offload)
         if down is None:
             return None
         self.state.plan = down.plan
         return f"out of memory; {down.words}"
+
+    def _explain(self, error: BaseException) -> None:
+        """:raises ConfigInvalid: it was torch's compiler that failed."""
+        if self._training.compile:
+            from finetune_trainer.model.compiling import explain_failure  # noqa: PLC0415  loaded by now
+
+            if (told := explain_failure(error)) is not None:
+                raise told from error
 
     def _tidy(self) -> None:
         """Give back what the failed trainer held."""
