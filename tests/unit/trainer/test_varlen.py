@@ -27,6 +27,15 @@ BY_IT = {
     "mistral": {"num_key_value_heads": 2, "sliding_window": 4},
     "gemma3_text": {"num_key_value_heads": 1, "head_dim": 16, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
     "gpt_neox": {},
+    "deepseek_v3": {
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 16,
+        "v_head_dim": 12,
+        "first_k_dense_replace": 2,
+        "num_key_value_heads": 4,
+    },
 }
 """Model types that go by it, and what of their attention is special."""
 
@@ -72,7 +81,9 @@ def kernel() -> Iterator[dict[str, int]]:
 
 @pytest.mark.parametrize("kind", BY_IT)
 def test_logits_and_gradients_are_those_of_a_mask(kind: str, kernel: dict[str, int]) -> None:
-    """Of two rows at once: with heads that share keys, windows shorter than the examples, and heads wider than their share of the model."""
+    """Of two rows at once: with heads that share keys, windows shorter than the examples, heads wider than their share of the model, and
+    values narrower than their keys.
+    """
     import torch
 
     model, rows = build(kind, **BY_IT[kind]), make_rows()
@@ -181,7 +192,7 @@ def test_what_it_generates_is_the_same(kind: str) -> None:
         ({"softcap": 30.0}, "its scores are capped"),
         ({"size": 20}, "its heads have 20 numbers, and 20 of values"),
         ({"size": 264}, "its heads have 264 numbers"),
-        ({"of_value": 8}, "its heads have 16 numbers, and 8 of values"),
+        ({"of_value": 24}, "its heads have 16 numbers, and 24 of values"),
         ({"kind": "float64"}, "it computes in float64"),
     ],
 )
@@ -253,6 +264,27 @@ REASONS = {
 }
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", BY_IT)
+def test_the_proof_changes_nothing_but_the_attention(kind: str, training: bool, kernel: dict[str, int]) -> None:
+    """Neither weights, nor gradients, nor random numbers, nor whether the model is training."""
+    import torch
+
+    from finetune_trainer.model.varlen import NAME
+    from finetune_trainer.model.varlen_choice import settle_attention
+
+    model = build(kind, **BY_IT[kind]).train(training)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+    assert settle_attention(model, "hf://org/model", CPU, "bfloat16", "auto")
+    assert kernel["backward"] >= 1
+    assert model.config._attn_implementation == NAME
+    assert model.training is training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -274,6 +306,7 @@ def test_a_kernel_that_is_not_right_is_not_used(wrong: str, words: str, caplog: 
         expected = model(**rows).logits
         assert not settle_attention(model, "hf://org/model", CPU, "bfloat16", "auto")
         assert torch.equal(model(**rows).logits, expected)
+    assert model.config._attn_implementation == "sdpa"
     (record,) = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert words in record.message
     assert "\n" not in record.message

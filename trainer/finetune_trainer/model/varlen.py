@@ -5,6 +5,7 @@ from typing import Any, Final
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -32,7 +33,7 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Compute one layer's attention, by the kernel if it can, else as transformers does by torch's attention with a mask.
 
-    :param query: rows x heads x tokens x numbers of a head; key and value may have fewer heads.
+    :param query: rows x heads x tokens x numbers of a head; key and value may have fewer heads, and those of value fewer numbers.
     :return: rows x tokens x heads x numbers of a head.
     """
     mask = attention_mask
@@ -66,7 +67,7 @@ def find_obstacle(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, d
     if len(kinds) > 1 or query.dtype not in DTYPES:
         return f"it computes in {', '.join(sorted(str(kind).removeprefix('torch.') for kind in kinds))}"
     size = query.shape[-1]
-    if value.shape[-1] != size or size % _MULTIPLE or size > _WIDEST:
+    if value.shape[-1] > size or size % _MULTIPLE or size > _WIDEST:
         return f"its heads have {size} numbers, and {value.shape[-1]} of values"
     return None
 
@@ -79,7 +80,8 @@ def attend_to_rows(
     It is always Flash's kernel: of torch's two, cuDNN's takes no windows, and short examples only in some versions, so that another one
     would run for some batches than was tried before the first step.
     """
-    flat_query, flat_key, flat_value = (each.transpose(1, 2).flatten(0, 1) for each in (query, key, value))
+    wide = pad(value, (0, query.shape[-1] - value.shape[-1]))  # the kernel wants one size of them all
+    flat_query, flat_key, flat_value = (each.transpose(1, 2).flatten(0, 1) for each in (query, key, wide))
     bounds = (-1, 0) if rows.window is None or rows.window >= rows.longest else (rows.window - 1, 0)  # both ends are seen
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         found = varlen_attn(
@@ -95,7 +97,7 @@ def attend_to_rows(
             enable_gqa=query.shape[1] != key.shape[1],
         )
     assert isinstance(found, torch.Tensor)  # noqa: S101  nothing else was asked for
-    return found.reshape(query.shape[0], query.shape[2], *found.shape[1:])
+    return found.reshape(query.shape[0], query.shape[2], *found.shape[1:])[..., : value.shape[-1]]
 
 
 AttentionInterface.register(NAME, attend)

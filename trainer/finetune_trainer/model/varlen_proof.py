@@ -41,6 +41,8 @@ class _Shape:
     shared: int
     """Heads of keys and values."""
     size: int
+    of_values: int
+    """Numbers of a head, and of its values."""
     scaling: float | None
     windows: bool
     dtype: torch.dtype
@@ -85,7 +87,9 @@ class _Observer:
         found = attend_to_rows(query.to(self.device), key.to(self.device), value.to(self.device), there, scaling)
         self.worst = max(self.worst, _compare(found.to(query.device), by_mask[0]))
         self.layers += 1
-        self.shapes.add(_Shape(query.shape[1], key.shape[1], query.shape[-1], scaling, rows.window is not None, query.dtype))
+        self.shapes.add(
+            _Shape(query.shape[1], key.shape[1], query.shape[-1], value.shape[-1], scaling, rows.window is not None, query.dtype)
+        )
         return by_mask
 
 
@@ -138,8 +142,15 @@ def measure_kernel(shape: _Shape, window: int | None, device: torch.device) -> d
     """Return how much the kernel's output and its three gradients are off, as shares of their size, on random numbers of ``shape``."""
     total = sum(_TRIED)
     generator = torch.Generator().manual_seed(1)
-    sizes = {"query": shape.heads, "key": shape.shared, "value": shape.shared, "output": shape.heads}
-    numbers = {name: torch.randn(1, heads, total, shape.size, generator=generator).to(device, shape.dtype) for name, heads in sizes.items()}
+    sizes = {
+        "query": (shape.heads, shape.size),
+        "key": (shape.shared, shape.size),
+        "value": (shape.shared, shape.of_values),
+        "output": (shape.heads, shape.of_values),
+    }
+    numbers = {
+        name: torch.randn(1, heads, total, size, generator=generator).to(device, shape.dtype) for name, (heads, size) in sizes.items()
+    }
     upstream = numbers.pop("output").transpose(1, 2)
     if shape.scaling is not None:  # scores of size 1 by any scale: where one token takes all, gradients are what rounding leaves
         numbers["query"] /= shape.scaling * shape.size**0.5
