@@ -97,4 +97,9 @@ class TrainerConfig(StoredModel):
     @property
     def divides_model(self) -> bool:
         """Whether each process holds a part of the base model. A process that trains alone holds all of it, whatever was asked for."""
-        return self.training.sharding == "full" and self.group is not None and self.group.size > 1
+        return self.training.sharding != "none" and self.group is not None and self.group.size > 1
+
+    @property
+    def offloads_parts(self) -> bool:
+        """Whether each process holds its part in the node's memory."""
+        return self.training.shard_offloading and self.divides_model

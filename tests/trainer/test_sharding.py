@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from finetune_api.exit_codes import ExitCode
-from tests.support.sharding_checks import average, compare_published, count_layers, take_turns
+from tests.support.sharding_checks import (
+    average,
+    compare_published,
+    count_layers,
+    divide_and_gather,
+    find_gathered,
+    offload,
+    take_turns,
+)
 from tests.support.trainer_process import ENDLESS, RunningTrainer, Trainers
 from tests.trainer.test_group_methods import BY_ALL, CASES, STEPS, build_case, read_curve, start
 from tests.trainer.test_groups import end, free_port
@@ -26,15 +34,37 @@ SHARDED = {
     "packed": build_case(packing=True),
     "qlora": {**build_case(optimizer="paged_adamw_8bit", packing=True), "quantization": {"type": "nf4", "computeDtype": "bfloat16"}},
     "none-bfloat16": {**build_case(adapter={"type": "none"}), "quantization": {"type": "none", "computeDtype": "bfloat16"}},
+    "gradients": build_case(adapter={"type": "none"}),
+    "gradients-bfloat16": {**build_case(adapter={"type": "none"}), "quantization": {"type": "none", "computeDtype": "bfloat16"}},
+    "offloaded": build_case(adapter={"type": "none"}, optimizer="adamw_torch_fused"),
+    "lora-offloaded": build_case(),
+    "nf4-offloaded": build_case(quantization="nf4"),
 }
-TOLERANCES = {"nf4": 1e-2, "loftq": 1e-2, "qlora": 1e-2, "none-bfloat16": 2e-2, "packed": 1e-3}
+FULL = {"sharding": "full"}
+OFFLOADED = {"sharding": "full", "shardOffloading": True}
+WAYS = {
+    "gradients": {"sharding": "gradients"},
+    "gradients-bfloat16": {"sharding": "gradients"},
+    "offloaded": {"sharding": "gradients", "shardOffloading": True},
+    "lora-offloaded": OFFLOADED,
+    "nf4-offloaded": OFFLOADED,
+}
+"""How the model is divided where it is not by ``full``."""
+TOLERANCES = {
+    "nf4": 1e-2,
+    "nf4-offloaded": 1e-2,
+    "loftq": 1e-2,
+    "qlora": 1e-2,
+    "none-bfloat16": 2e-2,
+    "gradients-bfloat16": 2e-2,
+    "packed": 1e-3,
+}
 """What 16 bits cost: on a quantised base the adapter and its gradients are held in them. And what it costs that packed held-out sequences
 can't be divided evenly, so that one is measured twice. All else is held to one part in 10,000.
 """
-SLICE = ("lora", "qlora", "none")
+SLICE = ("lora", "qlora", "none", "offloaded")
 """What is tested each time. All of it is by `make group-methods`."""
 CHOSEN = tuple(SHARDED) if os.environ.get("FINETUNE_GROUP_METHODS") == "all" else SLICE
-FULL = {"sharding": "full"}
 POD: dict[str, Any] = {
     "group": {"nodes": 1, "processes": 2, "address": "127.0.0.1"},
     "device": {"gpus": 2, "allowCpu": True},
@@ -63,11 +93,12 @@ def test_halves_learn_what_the_whole_learns(name: str, trainers: Trainers, works
     asks = case["objective"] != "reward"
     size = 2 if name in BY_ALL else 1
     whole = start(trainers, workspace, f"whole-{name}", case, size)
+    way = WAYS.get(name, FULL)
     options: dict[str, Any] = {"evaluation": ASKED} if asks else {}
     if name == "ia3":
-        halves = start(trainers, workspace, f"halves-{name}", case, 1, training={"gradientAccumulationSteps": 2, **FULL}, **POD, **options)
+        halves = start(trainers, workspace, f"halves-{name}", case, 1, training={"gradientAccumulationSteps": 2, **way}, **POD, **options)
     else:
-        halves = start(trainers, workspace, f"halves-{name}", case, 2, training=FULL, **options)
+        halves = start(trainers, workspace, f"halves-{name}", case, 2, training=way, **options)
     assert end(whole) == [0] * size, whole[0].log
     assert set(end(halves)) == {0}, "\n".join(process.log for process in halves)
     curves = []
@@ -94,8 +125,11 @@ def test_halves_learn_what_the_whole_learns(name: str, trainers: Trainers, works
 
 @pytest.mark.parametrize("name", ["lora", "none"])
 def test_halves_go_on_as_if_never_stopped(name: str, trainers: Trainers, workspace: Path) -> None:
-    """A checkpoint is whole: two halves go on from it to the same curve, and so does one process that holds all of the model."""
+    """A checkpoint is whole: two halves go on from it to the same curve, and so does one process that holds all of the model. In full
+    fine-tuning the halves are then divided in another way.
+    """
     changes: dict[str, Any] = {"training": {"maxSteps": 8, "checkpoint": {"everySteps": 2, "keep": 2}, **FULL}}
+    otherwise = {**changes, "training": changes["training"] | (WAYS["offloaded"] if name == "none" else FULL)}
     run(trainers, workspace, f"sharded-{name}-whole", SHARDED[name], 2, **changes)
     run_name = f"sharded-{name}-stopped"
     gate = trainers.make_gate(step=4)
@@ -108,7 +142,7 @@ def test_halves_go_on_as_if_never_stopped(name: str, trainers: Trainers, workspa
     shutil.rmtree(workspace / "work" / run_name)
     kept = workspace / "out" / f"{run_name}-kept"
     shutil.copytree(workspace / "out" / run_name, kept)
-    first, _ = run(trainers, workspace, run_name, SHARDED[name], 2, **changes)
+    first, _ = run(trainers, workspace, run_name, SHARDED[name], 2, **otherwise)
     assert "going on from the checkpoint" in first.log
     expected = [line["loss"] for line in read_curve(workspace, f"sharded-{name}-whole") if "loss" in line]
     assert [line["loss"] for line in read_curve(workspace, run_name) if "loss" in line] == expected
@@ -147,6 +181,39 @@ def test_gradients_that_are_whole_in_each_process_are_averaged(trainers: Trainer
     assert end(pair) == [0, 0], pair[0].log + pair[1].log
     expected = [["torch.float32", [2.0]], ["torch.float32", [2.5]], None, ["torch.bfloat16", [2.0]], None]
     assert [json.loads(file.read_text()) for file in files] == [expected, expected]
+
+
+def test_what_is_divided_and_gathered_is_as_it_was(trainers: Trainers, tmp_path: Path) -> None:
+    """With fewer rows than processes, too, and where they can't be shared out evenly; in the type of what it is divided like."""
+    port = free_port()
+    files = [tmp_path / f"seen-{rank}.json" for rank in range(2)]
+    pair = [trainers.call(divide_and_gather, rank, port, file) for rank, file in enumerate(files)]
+    assert end(pair) == [0, 0], pair[0].log + pair[1].log
+    rows = [[part[1][0] for part in json.loads(file.read_text())] for file in files]
+    assert rows == [[1, 2, 2], [0, 1, 2]]
+    assert all(part[::2] == ["torch.float32", True] for file in files for part in json.loads(file.read_text()))
+
+
+def test_with_gradients_weights_stay_gathered_until_the_backward_pass_and_no_longer(trainers: Trainers, tmp_path: Path) -> None:
+    """Between steps, and after an evaluation, whoever reads the weights finds the parts that are trained."""
+    port = free_port()
+    files = [tmp_path / f"seen-{rank}.json" for rank in range(2)]
+    pair = [trainers.call(find_gathered, rank, port, file) for rank, file in enumerate(files)]
+    assert end(pair) == [0, 0], pair[0].log + pair[1].log
+    for file in files:
+        seen = json.loads(file.read_text())
+        assert seen["gradients"].pop("after the forward pass") == 2 * 9 + 3
+        assert not any(seen["gradients"].values())
+        assert not any(seen["full"].values())
+
+
+def test_offloaded_parts_stay_in_the_nodes_memory_and_compute_on_the_gpu(trainers: Trainers, tmp_path: Path) -> None:
+    """Weights, gradients and an optimizer's states, through a step, clipping, and a checkpoint. Devices are simulated."""
+    found = trainers.call(offload, tmp_path / "seen.json")
+    assert found.wait() == 0, found.log
+    node, gpu = "cuda", "cpu"  # as benchmarks/estimate/offloaded_parts.py has it
+    expected = {"model": gpu, "asked": gpu, "computed": gpu, "weights": [node], "gradients": [node], "states": [node], "norm": node}
+    assert json.loads((tmp_path / "seen.json").read_text()) == expected
 
 
 def test_what_takes_the_nodes_memory_is_done_in_turn(trainers: Trainers, tmp_path: Path) -> None:

@@ -42,6 +42,18 @@ def find_rank(config: GroupConfig | None, environ: Mapping[str, str]) -> int:
     return int(environ.get(ENV_NODE_RANK, "0")) * config.processes + int(environ.get(ENV_LOCAL_RANK, "0"))
 
 
+def choose_backend(kind: str, *, offloads: bool = False) -> str:
+    """Return what torch's processes exchange tensors by.
+
+    :param kind: ``cuda`` or ``cpu``.
+    :param offloads: of a divided model the parts lie in the node's memory: checkpoints and the gradient's norm are gathered from there,
+        which NCCL can't; layers are gathered on the GPUs.
+    """
+    if kind != "cuda":
+        return "gloo"
+    return "cpu:gloo,cuda:nccl" if offloads else "nccl"
+
+
 class Group:
     """A run's processes, seen from one of them. A group of one agrees with itself, and waits for nobody.
 

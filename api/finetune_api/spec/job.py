@@ -47,6 +47,12 @@ class FineTuneJobSpec(ApiModel):
             field="training.activationOffloading",
         ),
         Rule(
+            cel="!self.training.shardOffloading || self.resources.gpus > 0",
+            holds=lambda spec: not spec.training.shard_offloading or spec.resources.gpus > 0,
+            message="is for runs on GPUs: without them, the model is in the node's memory already; remove it, or set resources.gpus",
+            field="training.shardOffloading",
+        ),
+        Rule(
             cel="self.method.quantization.computeDtype != 'float16' || self.resources.gpus > 0",
             holds=lambda spec: spec.method.quantization.compute_dtype != "float16" or spec.resources.gpus > 0,
             message="method.quantization.computeDtype float16 needs a GPU; use bfloat16 or float32, or set resources.gpus",

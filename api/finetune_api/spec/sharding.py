@@ -1,4 +1,4 @@
-"""Rules of what goes with a base model that is divided over the processes of a run, and with activations that are not held on the GPU."""
+"""Rules of what goes with a base model that is divided over the processes of a run, and with what is not held on the GPU."""
 
 from typing import Final
 
@@ -13,6 +13,19 @@ OFFLOADING_OBJECTIVES: Final = ("sft", "pretrain", "distill", "dpo", "kto", "rew
 _PLAIN_CEL: Final = "self.training.sharding == 'none'"
 
 SHARDING_SPEC_RULES: Final = (
+    Rule(
+        cel="self.training.sharding != 'gradients' || self.method.adapter.type == 'none'",
+        holds=lambda spec: spec.training.sharding != "gradients" or spec.method.adapter.type == "none",
+        message="gradients is for full fine-tuning (method.adapter.type none): an adapter's are small and whole in each process, and all "
+        "of its base would be there in each step; use full to divide the base, or none",
+        field="training.sharding",
+    ),
+    Rule(
+        cel=f"!self.training.shardOffloading || !({_PLAIN_CEL})",
+        holds=lambda spec: not spec.training.shard_offloading or spec.training.sharding != "none",
+        message="holds the parts of a divided model in the node's memory; set training.sharding, or remove it",
+        field="training.shardOffloading",
+    ),
     Rule(
         cel=f"{_PLAIN_CEL} || !(self.method.quantization.type in ['fp8', 'int8'])",
         holds=lambda spec: spec.training.sharding == "none" or spec.method.quantization.type not in ("fp8", "int8"),

@@ -10,6 +10,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from finetune_api.spec import GenerationSpec
 from finetune_api.spec.method import ComputeDtype
+from finetune_trainer.model.sharding import find_device
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def generate_answers(
 @contextmanager
 def answering(model: Any, compute_dtype: ComputeDtype, seed: int) -> Iterator[torch.device]:  # noqa: ANN401
     """Ask ``model`` for as long as the block runs: without gradients, without dropout, with random numbers of its own."""
-    device = next(model.parameters()).device
+    device = find_device(model)
     training = model.training
     devices = [device] if device.type == "cuda" else []
     with (

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 
 from finetune_api.spec.method import ComputeDtype
 from finetune_trainer.device import Device
@@ -36,6 +36,9 @@ def divide_model(
     device: Device,
     mesh: DeviceMesh,
     compute_dtype: ComputeDtype,
+    *,
+    keeps_gathered: bool = False,
+    offloads: bool = False,
 ) -> None:
     """Divide ``model`` in place: each decoder layer is gathered while it computes; embeddings, head and what is beside the layers, for
     the whole of a pass. Every process must hold the same model, on the processor or on its own device, and keeps a part on its device.
@@ -44,6 +47,8 @@ def divide_model(
     :param model: what a step calls: a PEFT model, or the plain one.
     :param base: the parameters to divide: those of the base model. All others stay whole. The list is emptied: whoever held it would hold
         the whole model on the device until the end.
+    :param keeps_gathered: what a forward pass gathers stays until the backward pass is done with it; without, it is gathered anew.
+    :param offloads: the parts lie in the node's memory, and so do their gradients and what an optimizer makes for them.
     :raises ConfigInvalid: its decoder layers can't be told.
     """
     layers = find_layers(model)
@@ -57,15 +62,46 @@ def divide_model(
     if not whole and compute_dtype in _HALVES:
         # Trained weights are held in 32 bits. Autocast would keep a 16-bit copy of every layer until the end of the pass.
         options["mp_policy"] = MixedPrecisionPolicy(param_dtype=_HALVES[compute_dtype], reduce_dtype=torch.float32)
+    if offloads:
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=device.kind == "cuda")
+        _tell_device(model)
     for layer in layers:
         fully_shard(layer, **options)
     fully_shard(model, **options)
+    if keeps_gathered:
+        _keep_gathered(model)
     if hasattr(model, "generate"):
         register_fsdp_forward_method(model, "generate")
     parts_of_all = [parameter for parameter in model.parameters() if isinstance(parameter, DTensor)]
     held, total = (sum(each.numel() * each.element_size() for each in some) for some in (map(take_local, parts_of_all), parts_of_all))
-    parts = f"{held / 2**20:.2f} of {total / 2**20:.2f} MiB"
-    logger.info("the base model is divided over %d processes by %d layers: %s in each", dist.get_world_size(), len(layers), parts)
+    parts = f"{held / 2**20:.2f} of {total / 2**20:.2f} MiB in each"
+    where = ", in the node's memory" if offloads else ""
+    logger.info("the base model is divided over %d processes by %d layers: %s%s", dist.get_world_size(), len(layers), parts, where)
+
+
+def _keep_gathered(model: Any) -> None:  # noqa: ANN401
+    """Let passes that a backward pass follows leave what they have gathered, and no others: whoever reads the parameters between steps
+    would find copies that the next step throws away.
+    """
+    keeps = False
+
+    def choose(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal keeps
+        del module, inputs
+        if keeps != torch.is_grad_enabled():
+            keeps = not keeps
+            model.set_reshard_after_forward(not keeps)
+
+    model.register_forward_pre_hook(choose, prepend=True)  # before FSDP's own
+
+
+def _tell_device(model: Any) -> None:  # noqa: ANN401
+    """Let ``model.device`` be where the model computes. transformers and PEFT move inputs there, and would ask its first weight, which lies
+    in the node's memory.
+    """
+    named = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kind = type(named)
+    named.__class__ = type(kind.__name__, (kind,), {"__module__": kind.__module__, "device": property(find_device)})
 
 
 def share_whole(model: nn.Module) -> None:
@@ -95,6 +131,14 @@ def is_divided(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def find_device(model: nn.Module) -> torch.device:
+    """Return the device that ``model`` computes on; the parts of one that is divided may lie elsewhere."""
+    first = next(model.parameters())
+    if not isinstance(first, DTensor) or first.device.type == (kind := first.device_mesh.device_type):
+        return first.device
+    return torch.device("cpu") if kind == "cpu" else torch.device(kind, torch.get_device_module(kind).current_device())
+
+
 def take_local(tensor: torch.Tensor) -> torch.Tensor:
     """Return the part of ``tensor`` that this process holds; all of it where it is not divided."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -106,11 +150,17 @@ def gather_whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def divide_like(tensor: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
-    """Return ``tensor``, which is whole in every process, divided as ``example`` is, in its type and on its device."""
-    tensor = tensor.to(device=example.device, dtype=example.dtype)
+    """Return ``tensor``, which is whole in every process, divided as ``example`` is, in its type and where its parts lie. Nothing is
+    exchanged, and no more than a part of it is copied.
+    """
     if not isinstance(example, DTensor):
-        return tensor
-    return distribute_tensor(tensor, example.device_mesh, example.placements, src_data_rank=None)
+        return tensor.to(device=example.device, dtype=example.dtype)
+    # Not by distribute_tensor, which takes the whole tensor to the mesh's device, and leaves the part there
+    divided = torch.empty_like(example.detach())
+    pieces, rank = tensor.chunk(example.device_mesh.size()), example.device_mesh.get_local_rank()
+    if rank < len(pieces):  # one with fewer rows than there are processes is not in all of them
+        take_local(divided).copy_(pieces[rank])
+    return divided
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -31,6 +31,11 @@ class DividedLoop:
             self.accelerator.prepare_model(self.model, device_placement=False, evaluation_mode=True)
             self.model._is_accelerate_prepared = True
 
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:  # noqa: ANN401
+        """Move ``model`` unless it is divided: it is where it belongs then, and its parts may be meant to stay in the node's memory."""
+        if not is_divided(model):
+            super()._move_model_to_device(model, device)  # type: ignore[misc]
+
     def training_step(self, *args: Any, **options: Any) -> torch.Tensor:  # noqa: ANN401
         """One forward and backward pass; after the last of a step, gradients are the mean over all processes."""
         loss: torch.Tensor = super().training_step(*args, **options)  # type: ignore[misc]

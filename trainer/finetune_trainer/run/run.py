@@ -31,7 +31,7 @@ from finetune_trainer.evaluation import Evaluation, Judge, load_tasks
 from finetune_trainer.evaluation.harness import check_harness, load_harness
 from finetune_trainer.evaluation.judge import When
 from finetune_trainer.exporting.gguf_support import check_gguf
-from finetune_trainer.group import Group
+from finetune_trainer.group import Group, choose_backend
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import quieten_libraries
 from finetune_trainer.reporting import Reporter
@@ -140,7 +140,7 @@ class Run:
                 Metrics.model_validate({**manifest.metrics, "tasks": manifest.tasks, "harness": manifest.harness}),
             )
 
-        if not self._group.meet("nccl" if device.kind == "cuda" else "gloo", lambda: self._is_finished(output)):
+        if not self._group.meet(choose_backend(device.kind, offloads=config.offloads_parts), lambda: self._is_finished(output)):
             return self._summarise_part()
         if self._group.meets:
             self._interruption.agree_by(self._group.any)
@@ -329,7 +329,15 @@ class Run:
                     check_packing(model, config.model.uri)
             adapted = add_adapter(model, method.adapter, seed, base.path, data.train, scores=reward)
             if mesh is not None:
-                divide_model(adapted.model, base_parameters, device, mesh, dtype)
+                divide_model(
+                    adapted.model,
+                    base_parameters,
+                    device,
+                    mesh,
+                    dtype,
+                    keeps_gathered=config.training.sharding == "gradients",
+                    offloads=config.offloads_parts,
+                )
         if mesh is not None:
             share_whole(adapted.model)
         if config.training.compile:
