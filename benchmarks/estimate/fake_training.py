@@ -47,6 +47,7 @@ from trl.experimental.orpo import ORPOTrainer  # noqa: E402
 from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 
 from benchmarks.estimate.joined import join_gradients  # noqa: E402
+from benchmarks.estimate.offloaded_parts import offload_parts  # noqa: E402
 from benchmarks.estimate.offloading import NODE, offload_activations  # noqa: E402
 from finetune_api.estimate.step import build_batch  # noqa: E402
 from finetune_api.spec import FineTuneJobSpec, QuantizationSpec  # noqa: E402
@@ -119,7 +120,7 @@ def measure(config: dict[str, Any], spec: FineTuneJobSpec, teacher: dict[str, An
     """
     tracking = MemoryTracking()
     dtype = _DTYPES[spec.method.quantization.compute_dtype]
-    divided = spec.training.sharding == "full"
+    divided = spec.training.sharding != "none"
     with ExitStack() as stack:
         mesh = stack.enter_context(_as_one_of(spec.resources.gpus * spec.resources.nodes, tracking)) if divided else None
         stack.enter_context(warnings.catch_warnings())
@@ -139,7 +140,7 @@ def measure(config: dict[str, Any], spec: FineTuneJobSpec, teacher: dict[str, An
         loading = 0
         if mesh is not None:
             tracking.peak = tracking.now
-            divide_model(model, base, Device("cpu", "cpu"), mesh, spec.method.quantization.compute_dtype)
+            stack.enter_context(_divide(model, base, mesh, spec))
             # What is not quantised is divided on its way from the node's memory to the GPU: here it was on the device already.
             loading = tracking.peak if spec.method.quantization.type != "none" else 0
         del base
@@ -151,7 +152,7 @@ def measure(config: dict[str, Any], spec: FineTuneJobSpec, teacher: dict[str, An
         gc.collect()
         held = tracking.peak = tracking.now
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        states = [torch.empty(_state_bytes(take_local(parameter), spec.training.optimizer), dtype=torch.uint8) for parameter in trained]
+        states = [_make_state(take_local(parameter), spec.training.optimizer) for parameter in trained]
         several = not divided and spec.resources.gpus * spec.resources.nodes > 1
         called = stack.enter_context(join_gradients(model, spec.resources.gpus * spec.resources.nodes)) if several else model
         step = _Step(model, spec, dtype, taught, called)
@@ -169,6 +170,15 @@ def measure(config: dict[str, Any], spec: FineTuneJobSpec, teacher: dict[str, An
             step.answer()
         del states
     return Measured(held, max(loading, tracking.peak))
+
+
+@contextmanager
+def _divide(model: Any, base: list[Any], mesh: Any, spec: FineTuneJobSpec) -> Iterator[None]:
+    training, compute_dtype = spec.training, spec.method.quantization.compute_dtype
+    ways = {"keeps_gathered": training.sharding == "gradients", "offloads": training.shard_offloading}
+    with offload_parts() if training.shard_offloading else nullcontext():
+        divide_model(model, base, Device("cpu", "cpu"), mesh, compute_dtype, **ways)
+        yield
 
 
 class _AllUsed(TorchDispatchMode):
@@ -205,7 +215,7 @@ def _build_model(config: dict[str, Any], spec: FineTuneJobSpec, dtype: torch.dty
     model: Any = made.from_config(settings, dtype=dtype, attn_implementation="sdpa")
     model.config.use_cache = False
     if spec.method.quantization.type != "none":
-        _quantise(model, spec.method.quantization, dtype, dtype if spec.training.sharding == "full" and not teaches else torch.uint8)
+        _quantise(model, spec.method.quantization, dtype, dtype if spec.training.sharding != "none" and not teaches else torch.uint8)
     model.requires_grad_(requires_grad=False)
     return model
 
@@ -414,6 +424,11 @@ def _add_adapter(model: Any, spec: FineTuneJobSpec, dtype: torch.dtype) -> Any:
             parameter.requires_grad = False
     keep_types(adapted)
     return adapted
+
+
+def _make_state(parameter: Any, optimizer: str) -> torch.Tensor:
+    """Return an optimizer's states of one tensor, where that lies."""
+    return torch.empty(_state_bytes(parameter, optimizer), dtype=torch.uint8, device=parameter.device)
 
 
 def _state_bytes(parameter: Any, optimizer: str) -> int:

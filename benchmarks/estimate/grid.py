@@ -113,6 +113,15 @@ SPECIAL: list[tuple[str, dict[str, Any]]] = [
 """What is special, and the changes that it takes."""
 FULL: dict[str, Any] = {"adapter": {"type": "none"}, "quantization": UNQUANTISED, "training": {"optimizer": "adamw_torch"}}
 IN_32_BITS: dict[str, Any] = {**FULL, "quantization": {"type": "none", "computeDtype": "float32"}}
+PARTS_OFFLOADED: dict[str, Any] = {"shardOffloading": True}
+
+
+def train(changes: dict[str, Any], **training: Any) -> dict[str, Any]:
+    """Return ``changes`` with some more of training."""
+    return {**changes, "training": {**changes["training"], **training}}
+
+
+GRADIENTS = train(FULL, sharding="gradients")
 LINEUP = tuple(name for name in MODELS if name not in ("7B (Mistral)", "8B (Qwen3)"))
 TINY, SMALL, LARGE = "0.5B (Qwen2.5)", "1.2B (Llama 3.2)", "8B (Llama 3.1)"
 DIVIDED: list[tuple[str, tuple[str, ...], tuple[int, int], int, dict[str, Any]]] = [
@@ -133,6 +142,16 @@ DIVIDED: list[tuple[str, tuple[str, ...], tuple[int, int], int, dict[str, Any]]]
     ("full, AdamW in 32 bits", (TINY, SMALL, LARGE), (1024, 4), 8, FULL),
     ("full, no checkpointing", (SMALL,), (1024, 4), 4, {**FULL, "training": {"optimizer": "adamw_torch", **NO_CHECKPOINTING}}),
     ("full, in 32 bits", (SMALL,), (1024, 4), 4, IN_32_BITS),
+    ("full, weights kept", (TINY, SMALL, LARGE), (512, 1), 8, GRADIENTS),
+    ("full, weights kept", (SMALL,), (1024, 4), 4, GRADIENTS),
+    ("full, weights kept, no checkpointing", (SMALL,), (1024, 4), 4, train(GRADIENTS, **NO_CHECKPOINTING)),
+    ("full, weights kept, in 32 bits", (SMALL,), (1024, 4), 4, train(IN_32_BITS, sharding="gradients")),
+    ("parts offloaded", (SMALL,), (1024, 4), 4, {"training": PARTS_OFFLOADED}),
+    ("16 bits, parts offloaded", (TINY, SMALL), (1024, 4), 8, {"quantization": UNQUANTISED, "training": PARTS_OFFLOADED}),
+    ("full, parts offloaded", (TINY, SMALL), (512, 1), 8, train(FULL, **PARTS_OFFLOADED)),
+    ("full, parts offloaded", (SMALL,), (1024, 4), 4, train(FULL, **PARTS_OFFLOADED)),
+    ("full, parts offloaded, in 32 bits", (SMALL,), (1024, 4), 4, train(IN_32_BITS, **PARTS_OFFLOADED)),
+    ("full, weights kept, parts offloaded", (SMALL, LARGE), (1024, 4), 4, train(GRADIENTS, **PARTS_OFFLOADED)),
 ]
 """Runs that divide the model: what is special, shapes, maxLength and batch, GPUs, and the changes that it takes."""
 JOINED: list[tuple[str, tuple[str, ...], tuple[int, int], dict[str, Any]]] = [
@@ -177,7 +196,7 @@ def cells() -> Iterator[tuple[str, str, FineTuneJobSpec]]:
         for name in names:
             copied = copy.deepcopy(changes)
             rank = copied.get("adapter", {}).pop("r", 16)
-            copied.setdefault("training", {})["sharding"] = "full"
+            copied.setdefault("training", {}).setdefault("sharding", "full")
             yield name, f"{what or 'defaults'}, over {gpus} GPUs", build_spec(length, batch, rank, resources={"gpus": gpus}, **copied)
 
     for what, names, (length, batch), changes in JOINED:
@@ -271,13 +290,15 @@ which it adds to that as assumptions, are left out. Measured is the peak of the 
 libraries' step, on tensors without contents (`benchmarks/estimate/fake_training.py` says what that sees and what not). No GPU was
 used for this table: memory that CUDA kernels allocate inside themselves is not in it.
 
-Settings "over N GPUs" divide the model (`training.sharding: full`): what one of them holds. The trainer's own code divides it and torch's
-FSDP2 gathers it, among processes that only it is told of; `python -m benchmarks.estimate.two_processes` holds that against two real ones
-over gloo. Where the base is quantised on the GPU before it is divided, and that is the highest point, it is what is measured; what
-bitsandbytes takes besides while it quantises a matrix is not in it, and neither are NCCL's own buffers.
+Settings "over N GPUs" divide the model (`training.sharding: full`; with "weights kept", `gradients`): what one of them holds. The
+trainer's own code divides it and torch's FSDP2 gathers it, among processes that only it is told of;
+`python -m benchmarks.estimate.two_processes` holds that against two real ones over gloo. Where the base is quantised on the GPU before
+it is divided, and that is the highest point, it is what is measured; what bitsandbytes takes besides while it quantises a matrix is not
+in it, and neither are NCCL's own buffers.
 
 Settings "on 2 GPUs" hold the whole model on each (DDP), with the buckets of gradients that torch's own reducer makes. "Activations
-offloaded" (`training.activationOffloading`) are TRL's own hooks at work, between two devices that both have no contents.
+offloaded" (`training.activationOffloading`) are TRL's own hooks at work, between two devices that both have no contents; "parts
+offloaded" (`training.shardOffloading`) is FSDP2's own way to the node's memory, likewise.
 
 The loss of ORPO and distillation is held against torch's own operations: kernels by Triton, which ORPO has on a GPU, take less. GRPO
 is held against its steps and against reading the prompts of all answers of a step with keys and values of whole answers. Not in the

@@ -10,20 +10,21 @@ import sys
 from typing import Any
 from unittest import mock
 
-from benchmarks.estimate.grid import FULL, UNQUANTISED, build_spec, llama
+from benchmarks.estimate.grid import FULL, GRADIENTS, UNQUANTISED, build_spec, llama
 from finetune_api.spec import FineTuneJobSpec
 
 CONFIG = llama(512, 1408, 6, 8, 2, 8000, pad_token_id=0)
 CASES: dict[str, dict[str, Any]] = {
     "16 bits": {"quantization": UNQUANTISED},
     "full": FULL,
+    "full, weights kept": GRADIENTS,
 }
 """Packed rows: where they are not, transformers leaves out a mask that hides nothing, which can't be asked of tensors without contents."""
 
 
 def build_case(name: str) -> FineTuneJobSpec:
     changes = {key: dict(value) for key, value in CASES[name].items()}
-    training = {**changes.pop("training", {}), "sharding": "full"}
+    training = {"sharding": "full", **changes.pop("training", {})}
     return build_spec(256, 2, 16, training=training, resources={"gpus": 2}, **changes)
 
 

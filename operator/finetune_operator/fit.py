@@ -71,7 +71,7 @@ class FitBook:
 
     def _describe_shortage(self, spec: FineTuneJobSpec, largest: LargestGpu) -> str:
         """Return what is missing, and what would help: found out once for all runs that are alike, since it takes milliseconds."""
-        like = "".join(part.model_dump_json() for part in (spec.model, spec.method, spec.training, spec.evaluation))
+        like = "".join(part.model_dump_json() for part in (spec.model, spec.method, spec.training, spec.evaluation, spec.resources))
         return self._shortages.get((like, largest), None, lambda: describe_shortage(spec, largest))
 
     def _ask(

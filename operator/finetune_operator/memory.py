@@ -40,7 +40,8 @@ def compute_need(spec: FineTuneJobSpec, metrics: Metrics | None) -> MemoryNeed |
         size = estimate.total_bytes
         largest = sorted(estimate.terms, key=lambda term: -term.size_bytes)[:_TERMS_NAMED]
         named = ", ".join(f"{term.name} {say_gibibytes(term.size_bytes)}" for term in largest)
-        return MemoryNeed(size, f"Needs about {say_gibibytes(size)} of {_say_whose(spec)} memory, by estimate ({named} and less).")
+        words = f"Needs about {say_gibibytes(size)} of {_say_whose(spec)} memory, by estimate ({named} and less)."
+        return MemoryNeed(size, words + _say_node(spec, estimate))
     told = metrics.gpu_memory_estimate_bytes if metrics is not None else None
     if told is None:
         return None
@@ -61,6 +62,13 @@ def describe_shortage(spec: FineTuneJobSpec, largest: LargestGpu) -> str:
 
 def _say_whose(spec: FineTuneJobSpec) -> str:
     return f"each of {spec.resources.gpus * spec.resources.nodes} GPUs'" if divides(spec) else "a GPU's"
+
+
+def _say_node(spec: FineTuneJobSpec, estimate: Estimate) -> str:
+    if not estimate.node_bytes:
+        return ""
+    words = f" Of each pod's memory it needs about {say_gibibytes(estimate.node_bytes)} for what training.shardOffloading holds there"
+    return f"{words}; resources.memory is {spec.resources.memory}."
 
 
 def _find_shapes(spec: FineTuneJobSpec) -> tuple[ModelShape, ModelShape | None] | None:

@@ -47,6 +47,7 @@ def test_parameters_are_counted_to_the_last_one(kind: str, tied: bool) -> None:
 
 PLAIN = {"packing": False}
 BARE = {"type": "none"}
+OFFLOADED = {"sharding": "gradients", "shardOffloading": True, "optimizer": "adamw_torch"}
 REWARDS = [{"name": "short", "type": "length", "maxTokens": 64}]
 
 
@@ -73,6 +74,7 @@ REWARDS = [{"name": "short", "type": "length", "maxTokens": 64}]
         ("llama", {"objective": "distill", "distill": {"teacher": {"uri": "hf://a/teacher"}}}),
         ("llama", {"training": {"activationOffloading": True}}),
         ("llama", {"resources": {"gpus": 2}}),
+        ("llama", {"adapter": BARE, "quantization": BARE, "training": OFFLOADED, "resources": {"gpus": 4}}),
         ("llama", {"objective": "grpo", "grpo": {"rewards": REWARDS}, "training": PLAIN}),
     ],
     ids=str,

@@ -2,6 +2,7 @@
 
 Each GPU holds its part of every weight of the base. A decoder layer is gathered whole for as long as it computes; what is beside the
 layers (embedding, head, last norm), for the whole of a pass. Quantisation constants, adapters, teachers and activations are not divided.
+With ``gradients`` what a forward pass has gathered stays; with ``shardOffloading`` the parts lie in the node's memory.
 The trainer's side of it is ``finetune_trainer.model.sharding``; what lives when was read from ``torch.distributed.fsdp`` of 2.15 and is
 held to PyTorch's tracking by ``benchmarks/estimate``.
 """
@@ -22,11 +23,15 @@ class Division:
     """One decoder layer."""
     root_bytes: int
     """Embedding, head and last norm."""
+    kept_layers: int
+    """Layers that stay gathered from the forward pass to the backward pass."""
+    offloads: bool
+    """The parts lie in the node's memory."""
 
 
 def divides(spec: FineTuneJobSpec) -> bool:
     """Return whether the run ``spec`` divides its base model: one GPU alone holds all of it, whatever was asked for."""
-    return spec.training.sharding == "full" and spec.resources.gpus * spec.resources.nodes > 1
+    return spec.training.sharding != "none" and spec.resources.gpus * spec.resources.nodes > 1
 
 
 def build_division(shape: ModelShape, spec: FineTuneJobSpec) -> Division | None:
@@ -43,4 +48,6 @@ def build_division(shape: ModelShape, spec: FineTuneJobSpec) -> Division | None:
         parts=spec.resources.gpus * spec.resources.nodes,
         layer_bytes=(linear // 2 if quantization.type in ("nf4", "fp4") else linear * width) + others * width,
         root_bytes=(shape.embedding_parameters - head + last_norm) * width,
+        kept_layers=shape.layers if spec.training.sharding == "gradients" else 0,
+        offloads=spec.training.shard_offloading,
     )

@@ -9,6 +9,7 @@ from typing import Final
 
 from finetune_api.estimate.division import Division, build_division, divides
 from finetune_api.estimate.generation import build_answer_terms, compute_judging_bytes
+from finetune_api.estimate.node import compute_node_bytes
 from finetune_api.estimate.shape import ModelShape, Packing, ShapeUnknown
 from finetune_api.estimate.step import WIDTHS, build_moving_terms
 from finetune_api.estimate.terms import Term
@@ -33,6 +34,8 @@ class Estimate:
     terms: tuple[Term, ...]
     notes: tuple[str, ...] = ()
     """What the estimate is unsure of, or leaves out."""
+    node_bytes: int = 0
+    """What each pod needs of its node's memory for the parts of a divided model that lie there, beside all else."""
 
     @property
     def allocated_bytes(self) -> int:
@@ -65,9 +68,14 @@ def compute_estimate(shape: ModelShape, spec: FineTuneJobSpec, teacher: ModelSha
     if division is None and spec.resources.gpus * spec.resources.nodes > 1:
         words = "each gradient once more, on its way between the GPUs (DDP)"
         learnt.insert(2, Term("gradients' buckets", "held", trained.size_bytes, words))
-    held = [
+    own = [
         *(_divide(base, division) if division is not None else base),
         *(_divide(learnt, division) if division is not None and whole else learnt),
+    ]
+    divided = [term for term in own if division is not None and term.name != CONSTANTS and (whole or term not in learnt)]
+    offloaded = divided if division is not None and division.offloads else []
+    held = [
+        *(term for term in own if term not in offloaded),
         *([Term(f"teacher: {term.name}", "held", term.size_bytes, term.why) for term in _base_terms(teacher, spec)] if teacher else []),
     ]
     moving = build_moving_terms(shape, spec)
@@ -82,7 +90,11 @@ def compute_estimate(shape: ModelShape, spec: FineTuneJobSpec, teacher: ModelSha
         Term("CUDA context", "assumed", CONTEXT_BYTES, "assumed"),
         Term("allocator's slack", "assumed", int(SLACK * _sum([*held, *moving])), f"assumed: {SLACK:.0%}"),
     ]
-    return Estimate(tuple(term for term in (*held, *moving, *assumed) if term.size_bytes), _notes(shape, spec, _sum(moving)))
+    node = 0
+    if offloaded:
+        read = 0 if spec.method.quantization.type != "none" else trained.size_bytes if whole else _sum(base)
+        node = compute_node_bytes(_sum(offloaded), read, max(trained.size_bytes, states) if whole else 0, spec.resources)
+    return Estimate(tuple(term for term in (*held, *moving, *assumed) if term.size_bytes), _notes(shape, spec, _sum(moving), node), node)
 
 
 def _sum(terms: list[Term]) -> int:
@@ -158,8 +170,10 @@ def _packed_terms(shape: ModelShape, packing: Packing) -> list[Term]:
     ]
 
 
-def _notes(shape: ModelShape, spec: FineTuneJobSpec, moving: int) -> tuple[str, ...]:
+def _notes(shape: ModelShape, spec: FineTuneJobSpec, moving: int, node: int) -> tuple[str, ...]:
     notes: list[str] = []
+    if node:
+        notes.append(f"resources.memory must have room for {node / 2**30:.1f} GiB that training.shardOffloading holds there, in each pod")
     method = spec.method
     if shape.experts:
         notes.append("models with experts were not held against a measurement: how tokens spread over experts moves the peak")

@@ -97,6 +97,9 @@ def build_moving_terms(shape: ModelShape, spec: FineTuneJobSpec) -> list[Term]:
         terms.append(Term("network in 16 bits", "moving", width * network, words))
     loss = _loss_term(shape, spec, batch, width, casts)
     if division is not None:
+        if whole:  # the weights' gradients come as what was kept for them goes; at the end they are there with little else
+            weights = width * sum(linear.weights for linear in shape.linears)
+            in_layer = max(in_layer - weights, weights + 4 * residual)
         return _choose_moment(shape, spec, division, terms, loss, in_layer)
     words = "one layer, recomputed, and gradients on their way" if checkpointing else "gradients on their way"
     terms.append(loss if loss.size_bytes >= in_layer else Term("backward pass", "moving", in_layer, words))
@@ -114,19 +117,26 @@ def _choose_moment(shape: ModelShape, spec: FineTuneJobSpec, division: Division,
     # Gradients of what is gathered are in its type, and go to the other GPUs in 32 bits.
     whole, wide = spec.method.adapter.type == "none", 4 // width
     head = width * shape.vocabulary * shape.hidden if whole and spec.method.objective != "reward" else 0
+    stays = division.kept_layers * layer
+    back = Term("gathered weights", "moving", root + 2 * layer, f"{gathered}; one layer, and the next on its way")
+    last, sent = f"{gathered}; the last layer, on its way", wide * layer
+    if stays:
+        last = f"{gathered}; {division.kept_layers} layers, until the backward pass is done with them"
+        back = Term("gathered weights", "moving", root + stays, last)
+        sent -= layer  # which is given back before its gradients go
     moments = [
         [
             *kept,
             loss,
-            Term("gathered weights", "moving", root + layer, f"{gathered}; the last layer, on its way"),
+            Term("gathered weights", "moving", root + (stays or layer), last),
             *([Term("head's gradient", "moving", head, "once more, in the type of the gathered head")] if head and width < 4 else []),
         ],
-        [*kept, Term("gathered weights", "moving", 2 * root, f"{gathered}: as they come and as they are used")],
+        [*kept, Term("gathered weights", "moving", 2 * root, "embedding, head and last norm: as they come and as they are used")],
         [
             *kept,
             Term("backward pass", "moving", in_layer, "one layer, recomputed, and gradients on their way"),
-            Term("gathered weights", "moving", root + 2 * layer, f"{gathered}; one layer, and the next on its way"),
-            *([Term("gathered gradients", "moving", head + wide * layer, "the head's; a layer's in 32 bits")] if whole else []),
+            back,
+            *([Term("gathered gradients", "moving", head + sent, "the head's; a layer's in 32 bits")] if whole else []),
         ],
     ]
     if whole:

@@ -5,8 +5,9 @@ from typing import Any, cast
 import pytest
 
 from finetune_api.progress import Metrics
-from finetune_api.status import Condition, ConditionType
+from finetune_api.status import Condition, ConditionType, FineTuneJobStatus
 from finetune_operator.capacity import LargestGpu, Request, Verdict
+from finetune_operator.fit import FitBook
 from finetune_operator.kube.client import FINETUNEJOBS, JOBS, PODS
 from finetune_operator.kube.store import Store
 from finetune_operator.memory import compute_need, describe_shortage
@@ -38,6 +39,15 @@ def test_of_a_divided_model_it_says_what_each_gpu_needs() -> None:
     assert divided.size_bytes < whole.size_bytes / 3
     h100 = LargestGpu(80 * 2**30, "nvidia.com/gpu of the cluster (NVIDIA-H100)")
     assert "It would fit with training.sharding: full" in describe_shortage(build_spec(several), h100)
+
+
+def test_of_offloaded_parts_it_says_what_each_pod_needs_of_its_node() -> None:
+    training = {"sharding": "full", "shardOffloading": True}
+    several: Manifest = {**KNOWN, "resources": {"gpus": 4, "memory": "64Gi"}, "method": {"quantization": {"type": "none"}}}
+    need = compute_need(build_spec({**several, "training": training}), None)
+    assert need is not None
+    told = " Of each pod's memory it needs about 230 GiB for what training.shardOffloading holds there; resources.memory is 64Gi."
+    assert need.words.endswith(told)
 
 
 def test_of_any_other_model_the_trainer_tells_after_its_first_attempt() -> None:
@@ -83,6 +93,20 @@ class Nodes:
         del uid, once
         self.asked.append((request, says_more))
         return self.verdict
+
+
+def test_what_would_help_is_found_for_each_number_of_gpus() -> None:
+    """It is kept for runs that are alike; of two that differ in their GPUs alone, one can divide its model."""
+    nodes = Nodes()
+    nodes.verdict = Verdict(too_small=LargestGpu(80 * 2**30, "nvidia.com/gpu of the cluster (NVIDIA-H100)"))
+    book = FitBook(cast("NodeBook", nodes), estimates=True)
+    method = {"quantization": {"type": "none"}}
+    alone, several = (
+        book.judge(str(gpus), 1, build_spec({**KNOWN, "method": method, "resources": {"gpus": gpus}}), FineTuneJobStatus(), settled=False)
+        for gpus in (1, 8)
+    )
+    assert "training.sharding" not in str(alone.shortage)
+    assert "training.sharding: full" in str(several.shortage)
 
 
 class World:
