@@ -329,6 +329,7 @@ def test_where_torch_has_no_kernel_its_words_are_told(caplog: pytest.LogCaptureF
         ({"device": CPU}, "torch has a kernel for it on GPUs alone"),
         ({"compute_dtype": "float32"}, "its kernel computes in 16 bits, and method.quantization.computeDtype is float32"),
         ({"wanted": "mask"}, "PACKED_ATTENTION is set to mask"),
+        ({"compiles": True}, "its layers are compiled"),
         ({}, None),
     ],
 )

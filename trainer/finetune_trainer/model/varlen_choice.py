@@ -30,10 +30,22 @@ _ASKS: Final = re.compile(r"_attn_implementation\s*(==|!=|in|not in)[^\n]*\bsdpa
 """Code that computes otherwise where attention is torch's own."""
 
 
-def choose_attention(model: Any, device: Device, compute_dtype: ComputeDtype, wanted: PackedAttention) -> str | None:  # noqa: ANN401
-    """Return why ``model`` can't tell packed examples apart by variable lengths; None where it is worth the proof. Computes nothing."""
+def choose_attention(
+    model: Any,  # noqa: ANN401
+    device: Device,
+    compute_dtype: ComputeDtype,
+    wanted: PackedAttention,
+    *,
+    compiles: bool = False,
+) -> str | None:
+    """Return why ``model`` can't tell packed examples apart by variable lengths; None where it is worth the proof. Computes nothing.
+
+    :param compiles: its layers will be compiled: how they would take lengths, nobody has seen.
+    """
     if wanted == "mask":
         return f"{ENV_PACKED_ATTENTION} is set to mask"
+    if compiles:
+        return "its layers are compiled"
     if device.kind not in KERNELS:
         return "torch has a kernel for it on GPUs alone"
     if compute_dtype not in TYPES:
@@ -54,13 +66,16 @@ def settle_attention(
     device: Device,
     compute_dtype: ComputeDtype,
     wanted: PackedAttention,
+    *,
+    compiles: bool = False,
 ) -> bool:
     """Let ``model`` tell packed examples apart by variable lengths, where that is proven to work here; say in the log what became of it.
 
     :param uri: of the model, for the log.
+    :param compiles: see :func:`choose_attention`.
     :return: whether it does.
     """
-    obstacle = choose_attention(model, device, compute_dtype, wanted)
+    obstacle = choose_attention(model, device, compute_dtype, wanted, compiles=compiles)
     if obstacle is not None:
         logger.info(_BY_MASK, uri, obstacle)
         return False

@@ -321,10 +321,7 @@ class Run:
             )
             base_parameters = list(model.parameters())
             if packs:
-                compiles = config.training.compile
-                if compiles:  # how compiled layers would take lengths, nobody has seen
-                    logger.info("%s: packed examples are told apart by a mask: layers are compiled", config.model.uri)
-                by_lengths = not compiles and settle_attention(model, config.model.uri, device, dtype, attention)
+                by_lengths = settle_attention(model, config.model.uri, device, dtype, attention, compiles=config.training.compile)
                 with mix_precision(model, dtype) if by_lengths else contextlib.nullcontext():
                     check_packing(model, config.model.uri)
             adapted = add_adapter(model, method.adapter, seed, base.path, data.train, scores=reward)
