@@ -34,6 +34,11 @@ def test_each_image_has_its_own_requirements() -> None:
         assert copied == [stage]
 
 
+def test_no_compiler_is_in_an_image_that_was_not_asked_for_it() -> None:
+    assert "\nARG TRAINER_PACKAGES=\n" in read_stage("trainer")
+    assert "apt-get" not in DOCKERFILE.replace(read_stage("trainer"), "")
+
+
 def test_no_place_that_packages_come_from_is_named() -> None:
     """Registries and indexes are the builder's environment's business; comments may have examples."""
     instructions = "\n".join(line for line in DOCKERFILE.splitlines() if not line.startswith("#"))
