@@ -113,6 +113,10 @@ bench-startup: setup ## What a run does before its first step is done, phase by 
 bench-preparing: setup ## Memory and time of reading, tokenising and packing data, by their number: docs/reference/speed.md
 	$(PYTHON) -m benchmarks.trainer.preparing $(BENCH_FLAGS)
 
+.PHONY: bench-curves
+bench-curves: setup ## LoRA's curve on a base in 4 and 8 bits beside the one in 16: docs/reference/curves.md
+	$(PYTHON) -m benchmarks.curves $(BENCH_FLAGS)
+
 .PHONY: bench-page
 bench-page: setup ## Write docs/reference/scale.md from the kept figures
 	$(PYTHON) benchmarks/operator/page.py

@@ -14,9 +14,9 @@ _LEARNT_TOKENS: Final = {"training": {"packing": False, "learningRate": 0.1}}
 
 ADAPTERS: Final[dict[str, Patch]] = {
     "lora": _adapter(r=8),
-    "lora, rslora": _adapter(r=8, rslora=True),
+    "lora, rslora": _adapter(r=8, rslora=True) | {"training": {"learningRate": 4e-3}},
     "lora, dora": _adapter(r=8, dora=True),
-    "lora, loraPlusRatio 16": _adapter(r=8, loraPlusRatio=16),
+    "lora, loraPlusRatio 16": _adapter(r=8, loraPlusRatio=16) | {"training": {"learningRate": 2e-3}},
     "lora, init gaussian": _adapter(r=8, init="gaussian"),
     "lora, init olora": _adapter(r=8, init="olora"),
     "lora, init pissa": _adapter(r=8, init="pissa"),
@@ -30,7 +30,8 @@ ADAPTERS: Final[dict[str, Patch]] = {
     "prefix-tuning": _adapter(type="prefix-tuning") | {"training": {**_LEARNT_TOKENS["training"], "gradientCheckpointing": False}},
     "none": _adapter(type="none"),
 }
-"""What is trained. Rates are higher than for real models: these are tiny and random, and learn for seconds."""
+"""What is trained. Rates are higher than for real models: these are tiny and random, and learn for seconds. rsLoRA multiplies what is
+learnt by more, and LoRA+ the rate of one half, so theirs are lower. Where an objective has a rate of its own, an adapter's is taken."""
 
 QUANTIZATIONS: Final[dict[str, Patch]] = {
     "nf4, doubleQuant": {"method": {"quantization": {"type": "nf4"}}},
@@ -38,6 +39,7 @@ QUANTIZATIONS: Final[dict[str, Patch]] = {
     "fp4, doubleQuant": {"method": {"quantization": {"type": "fp4"}}},
     "fp4": {"method": {"quantization": {"type": "fp4", "doubleQuant": False}}},
     "int8": {"method": {"quantization": {"type": "int8"}}},
+    "fp8": {"method": {"quantization": {"type": "fp8"}}},
     "none": {"method": {"quantization": {"type": "none"}}},
 }
 """What the base is held in."""

@@ -50,8 +50,9 @@ def build_manifest_spec(cell: Cell, workspace: Path) -> dict[str, Any]:
         "resources": {"gpus": 0},
         "output": {"uri": f"file://{workspace}/out/{cell.name}"},
     }
-    for axis, choice in zip(AXES.values(), cell.choices, strict=True):
-        spec = _merge(spec, axis[choice])
+    patches = {name: axis[choice] for (name, axis), choice in zip(AXES.items(), cell.choices, strict=True)}
+    for patch in (patches.pop("objective"), *patches.values()):
+        spec = _merge(spec, patch)
     filled: dict[str, Any] = json.loads(json.dumps(spec).replace(WORKSPACE, str(workspace)))
     return filled
 
