@@ -37,6 +37,7 @@ SHARDED = {
     "gradients": build_case(adapter={"type": "none"}),
     "gradients-bfloat16": {**build_case(adapter={"type": "none"}), "quantization": {"type": "none", "computeDtype": "bfloat16"}},
     "offloaded": build_case(adapter={"type": "none"}, optimizer="adamw_torch_fused"),
+    "compiled-offloaded": build_case(adapter={"type": "none"}, compile=True),
     "lora-offloaded": build_case(),
     "nf4-offloaded": build_case(quantization="nf4"),
 }
@@ -46,6 +47,7 @@ WAYS = {
     "gradients": {"sharding": "gradients"},
     "gradients-bfloat16": {"sharding": "gradients"},
     "offloaded": {"sharding": "gradients", "shardOffloading": True},
+    "compiled-offloaded": {"sharding": "gradients", "shardOffloading": True},
     "lora-offloaded": OFFLOADED,
     "nf4-offloaded": OFFLOADED,
 }
