@@ -141,7 +141,7 @@ def _choose_moment(shape: ModelShape, spec: FineTuneJobSpec, division: Division,
     ]
     if whole:
         # One matrix has two gradients, which are added up while the first layer's are on their way; then they go on theirs.
-        adding, sending = (4 if shape.tied else 2) * root + wide * layer, (1 + wide) * root + wide * root // division.parts
+        adding, sending = (4 if shape.tied else 2) * root + wide * layer, (1 + wide) * root
         moments.append([Term("embedding's gradients", "moving", max(adding, sending), "and the head's, gathered, and in 32 bits")])
     else:
         numbers = build_trained(shape, spec).numbers
