@@ -1,4 +1,4 @@
-"""LoRA's curve on a quantised base beside the one in 16 bits: `python -m benchmarks.curves [--seeds 3] [--steps 120] [--base-steps 500]`.
+"""LoRA's curve on a quantised base beside the one in 16 bits: `python -m benchmarks.curves [--seeds 2] [--steps 60] [--base-steps 500]`.
 
 Keeps the curves in benchmarks/results/curves.json and writes docs/reference/curves.md. Its figures are losses, so it may share the machine.
 """
@@ -26,9 +26,9 @@ _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 def main() -> None:
     """Train everything, and write the page."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seeds", type=int, default=3)
-    arguments.add_argument("--steps", type=int, default=120)
-    arguments.add_argument("--every", type=int, default=10, help="steps between two measurements")
+    arguments.add_argument("--seeds", type=int, default=2)
+    arguments.add_argument("--steps", type=int, default=60)
+    arguments.add_argument("--every", type=int, default=6, help="steps between two measurements")
     arguments.add_argument("--base-steps", type=int, default=500)
     options = arguments.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -44,8 +44,8 @@ def build_page(result: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "*Apart* is the distance to the curve in 16 bits of the same seed, as a share of its loss, over all measurements after the first"
     yield f"step. To judge it by: two seeds in 16 bits lie {measure_seeds(seeds):.2%} apart, and 32 bits beside 16 show what rounding alone"
-    yield "does. A small model is the harder case for 4 bits: larger ones have weights to spare"
-    yield "([QLoRA](https://arxiv.org/abs/2305.14314) finds no difference from 7B on).\n"
+    yield "does. A model of this size says little of large ones; of those, from 7B on,"
+    yield "[QLoRA](https://arxiv.org/abs/2305.14314) finds no difference.\n"
     yield f"{result['date']}; {result['machine']}; {result['versions']}; the texts are those of {result['commit']}."
     yield ""
 

@@ -16,7 +16,7 @@ ADAPTERS: Final[dict[str, Patch]] = {
     "lora": _adapter(r=8),
     "lora, rslora": _adapter(r=8, rslora=True) | {"training": {"learningRate": 4e-3}},
     "lora, dora": _adapter(r=8, dora=True),
-    "lora, loraPlusRatio 16": _adapter(r=8, loraPlusRatio=16) | {"training": {"learningRate": 2e-3}},
+    "lora, loraPlusRatio 16": _adapter(r=8, loraPlusRatio=16) | {"training": {"learningRate": 1e-3}},
     "lora, init gaussian": _adapter(r=8, init="gaussian"),
     "lora, init olora": _adapter(r=8, init="olora"),
     "lora, init pissa": _adapter(r=8, init="pissa"),
@@ -67,7 +67,7 @@ OBJECTIVES: Final[dict[str, Patch]] = {
     "kto": _objective("kto", "labelled") | {"training": {"maxSteps": 6, "learningRate": 3e-3}},
     "reward": _objective("reward", "pairs", 5),
     "grpo": _objective("grpo", "prompts", 6, rewards=[_VOWEL], numGenerations=8, maxCompletionLength=4)
-    | {"model": {"uri": f"file://{WORKSPACE}/outspoken"}, "training": {"maxSteps": 8, "perDeviceBatchSize": 16}},
+    | {"model": {"uri": f"file://{WORKSPACE}/outspoken"}, "training": {"maxSteps": 12, "perDeviceBatchSize": 16}},
 }
 """What is learnt, and from which data."""
 
