@@ -91,6 +91,17 @@ def parse_spec(spec: Mapping[str, Any]) -> FineTuneJobSpec:
     return parse_strictly(FineTuneJobSpec, spec)
 
 
+def write_out(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored specification with every default in it: the API server stores no section that was left out.
+
+    As it is where this release can't read it, since a newer one's field is in it, say.
+    """
+    try:
+        return parse_spec(spec).model_dump(mode="json", exclude_none=True)
+    except SpecInvalid:
+        return dict(spec)
+
+
 def parse_manifest(manifest: Mapping[str, Any]) -> FineTuneJob:
     """Read a manifest as a person writes it. Its status, if it has one, is not read.
 

@@ -110,7 +110,7 @@ _COMPARED: Final = (
 
 def build_comparison(runs: Sequence[Run]) -> Table:
     """Return a column for each run: how it ended, and every setting that differs."""
-    settings = [_flatten(run.body.get("spec") or {}) for run in runs]
+    settings = [_flatten(run.settings) for run in runs]
     paths = sorted({path for each in settings for path in each})
     differing = [
         path for path in paths if len({str(each.get(path)) for each in settings}) > 1 and not path.startswith(("output.", "suspend"))
@@ -160,4 +160,6 @@ def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _show(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import copy
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -10,7 +11,8 @@ from urllib.parse import quote, urlencode
 
 from finetune_api.artifact import Artifact
 from finetune_api.names import GROUP, LABEL_JOB_UID, PLURAL, TRAINER_CONTAINER, VERSION
-from finetune_api.resource import FineTuneJob
+from finetune_api.resource import FineTuneJob, write_out
+from finetune_api.spec.job import MUTABLE_FIELDS
 from finetune_sdk.build import Manifest, to_manifest
 from finetune_sdk.errors import ApiError, Conflict, FinetuneError, NoCluster, NotFound, RunFailed, SpecDiffers, WaitTimedOut
 from finetune_sdk.gpus import GpuReport, compute_gpu_report
@@ -376,13 +378,18 @@ def retry_names(name: str, taken: set[str], limit: int = 63) -> list[str]:
 
 def _same_work(wanted: Mapping[str, Any], present: Mapping[str, Any]) -> bool:
     """Compare two specifications but for what may change after creation."""
-    movable = ("suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds")
+    return _without_changes(wanted) == _without_changes(present)
 
-    def fixed(spec: Mapping[str, Any]) -> Object:
-        scheduling = {key: value for key, value in (spec.get("scheduling") or {}).items() if key != "priorityClassName"}
-        return {**{key: value for key, value in spec.items() if key not in movable}, "scheduling": scheduling}
 
-    return fixed(wanted) == fixed(present)
+def _without_changes(spec: Mapping[str, Any]) -> Object:
+    fixed: Object = copy.deepcopy(write_out(spec))
+    for path in MUTABLE_FIELDS:
+        *above, last = path.split(".")
+        part: Object = fixed
+        for name in above:
+            part = part.get(name) or {}
+        part.pop(last, None)
+    return fixed
 
 
 def _is_about(reference: Mapping[str, Any], run: Run, children: set[tuple[str, str]]) -> bool:

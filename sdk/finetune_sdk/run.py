@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.artifact import Artifact
-from finetune_api.resource import parse_spec
+from finetune_api.resource import parse_spec, write_out
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Condition, ConditionType, FineTuneJobStatus, Phase
 
@@ -50,6 +50,11 @@ class Run:
         :raises SpecInvalid: a newer release's field is in it; see :attr:`body`.
         """
         return parse_spec(self.body["spec"])
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, in the manifest's own names and with every default; as stored, where :attr:`spec` can't be read."""
+        return write_out(self.body.get("spec") or {})
 
     @cached_property
     def status(self) -> FineTuneJobStatus:
@@ -101,8 +106,11 @@ class Run:
         return next((each for each in self.status.artifacts if each.name == "adapter"), next(iter(self.status.artifacts), None))
 
     def get(self, path: str) -> Any:  # noqa: ANN401  # any value of JSON
-        """Return the value at a dotted path of :attr:`body`, such as ``spec.training.epochs``; None where there is none."""
-        value: Any = self.body
+        """Return the value at a dotted path of :attr:`body`, such as ``status.progress.step``; None where there is none.
+
+        Below ``spec`` of :attr:`settings`, so that a default is found that nobody has written.
+        """
+        value: Any = {**self.body, "spec": self.settings}
         for part in path.split("."):
             if not isinstance(value, dict):
                 return None

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from finetune_api.generate.immutability import add_immutability
 from finetune_api.generate.kinds import ResourceKind
+from finetune_api.generate.left_out import leave_out
 from finetune_api.generate.merge_rules import merge_rules
 from finetune_api.generate.model_schema import Schema, build_model_schema
 from finetune_api.names import CATEGORIES, GROUP, VERSION
@@ -75,6 +76,7 @@ def build_openapi_schema(kind: ResourceKind) -> Schema:
     """
     root = build_model_schema(kind.model)
     spec = _to_structural(root["properties"]["spec"])
+    leave_out(spec, kind)
     add_immutability(spec, kind)
     return {
         "description": root["description"],

@@ -8,8 +8,9 @@ What may not change need not be asked about again: a rule that reads only such f
 (decision 43).
 """
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -29,6 +30,8 @@ _WHOLE: Final = re.compile(r"\bself\b")
 """The value itself, where what reads fields of it is taken away."""
 _ASKED: Final = "has "
 """Before a field's name in a path: whether it is there, and not what it is."""
+_ENVELOPE: Final = "metadata"
+"""What the API server sees to itself: it is there in every resource, though no schema may say so."""
 _ALL: Final = "several rules are broken; `finetune validate` names them"
 """Said where the API server can't work out which: it has a budget for that too."""
 
@@ -78,9 +81,9 @@ def _is_transition(rule: dict[str, str]) -> bool:
 
 def _merge(rules: Rules, schema: Schema, path: str) -> Rules:
     if len(rules) < 2:  # there is nothing to share
-        return rules
+        return [{**rule, "rule": render(rule["rule"], schema)} for rule in rules]
     # Not a list that is filtered and joined: the API server takes any list that is made in an expression for one without end.
-    told = (f"({rule['rule']} ? '' : {quote_cel(_tell(rule, path))})" for rule in rules)
+    told = (f"({render(rule['rule'], schema)} ? '' : {quote_cel(_tell(rule, path))})" for rule in rules)
     return [{"rule": share_lookups([rule["rule"] for rule in rules], schema), "message": _ALL, "messageExpression": " + ".join(told)}]
 
 
@@ -97,18 +100,23 @@ class _Read:
     sure: int = 0
     """In how many places it is read whatever the values are."""
     below: dict[str, "_Read"] = field(default_factory=dict)
-    is_there: bool = False
-    """Whether no object can lack it."""
+    is_safe: bool = False
+    """Whether it can be read whatever the object is."""
     bound: bool = False
     """Whether it gets a variable."""
 
-    def bind(self, schema: Schema) -> int:
-        """Choose what gets a variable; return how often this field is read then for sure, if it gets none."""
+    def bind(self, schema: Schema, *, optional: bool = False) -> int:
+        """Choose what gets a variable; return how often this field is read then for sure, if it gets none.
+
+        :param optional: whether the field may be left out as a whole, so that what is below it is read with its default beside it.
+        """
         reads = self.sure
         for name, read in self.below.items():
-            lookups = read.bind(schema.get("properties", {}).get(name, {}))
-            read.is_there = _is_always_there(schema, name)
-            read.bound = lookups > 1 and read.is_there
+            below = _field(schema, name)
+            is_there = _is_always_there(schema, name)
+            lookups = read.bind(below, optional=optional or not is_there)
+            read.is_safe = is_there or "default" in below or ("properties" in below and bool(read.below))
+            read.bound = lookups > 1 and read.is_safe
             reads += 1 if read.bound else lookups
         return reads
 
@@ -117,13 +125,22 @@ class _Read:
         for name, read in self.below.items():
             if read.bound:
                 yield (*path, name)
-            if read.is_there:
+            if read.is_safe:
                 yield from read.walk((*path, name))
 
 
+def _field(schema: Schema, name: str) -> Schema:
+    below: Schema = schema.get("properties", {}).get(name, {})
+    return below
+
+
 def _is_always_there(schema: Schema, name: str) -> bool:
-    below = schema.get("properties", {}).get(name, {})
-    return name.startswith(_ASKED) or (("default" in below or name in schema.get("required", ())) and not below.get("nullable"))
+    below = _field(schema, name)
+    return (
+        name.startswith(_ASKED)
+        or name == _ENVELOPE
+        or (("default" in below or name in schema.get("required", ())) and not below.get("nullable"))
+    )
 
 
 def share_lookups(expressions: list[str], schema: Schema) -> str:
@@ -138,15 +155,23 @@ def share_lookups(expressions: list[str], schema: Schema) -> str:
             read.sure += match.end() <= end
     root.bind(schema)
     bound = list(root.walk())
+    shared = " && ".join(f"({render(expression, schema, bound)})" for expression in expressions)
+    for path in reversed(bound):
+        shared = f"[{_name(path, schema, bound[: bound.index(path)])}].all({_variable(path)}, {shared})"
+    return shared
+
+
+def render(expression: str, schema: Schema, bound: Sequence[Path] = ()) -> str:
+    """Return ``expression``, which reads an object of ``schema`` as if nothing were left out, so that it reads what is stored.
+
+    :param bound: the paths that have a variable.
+    """
 
     def replace(match: re.Match[str]) -> str:
         path, rest = _split(match)
-        return f"{_name(path, bound)}{rest}" if path else match[0]
+        return f"{_name(path, schema, bound)}{rest}" if path else match[0]
 
-    shared = " && ".join(f"({_TOKEN.sub(replace, expression)})" for expression in expressions)
-    for path in reversed(bound):
-        shared = f"[{_name(path, bound[: bound.index(path)])}].all({_variable(path)}, {shared})"
-    return shared
+    return _TOKEN.sub(replace, expression)
 
 
 def _find_sure_end(expression: str) -> int:
@@ -165,11 +190,36 @@ def _split(match: re.Match[str]) -> tuple[Path, str]:
     return tuple(filter(None, path)), ""
 
 
-def _name(path: Path, bound: list[Path]) -> str:
+def _name(path: Path, schema: Schema, bound: Sequence[Path]) -> str:
+    """Return the expression that reads ``path``.
+
+    Below an object that may be left out everything is optional in CEL's sense: a field has its default there, an object stays optional.
+    """
     known = next((path[:length] for length in range(len(path), 0, -1) if path[:length] in bound), ())
-    rest = path[len(known) :]
-    name = ".".join((_variable(known) if known else "self", *rest)).replace(_ASKED, "")
-    return f"has({name})" if rest and rest[-1].startswith(_ASKED) else name
+    name = _variable(known) if known else "self"
+    optional = False
+    for place, part in enumerate(path, start=1):
+        is_there, is_asked, part_name = _is_always_there(schema, part), part.startswith(_ASKED), part.removeprefix(_ASKED)
+        schema = _field(schema, part)
+        left_out = optional or (not is_there and "properties" in schema)
+        if place > len(known):
+            if is_asked and not left_out:
+                return f"has({name}.{part_name})"
+            name += f".?{part_name}" if left_out else f".{part_name}"
+            if is_asked:
+                return f"{name}.hasValue()"
+        optional = left_out
+    if not optional or "properties" in schema or path == known:
+        return name
+    return f"{name}.orValue({_literal(schema)})" if "default" in schema else f"{name}.value()"
+
+
+def _literal(schema: Schema) -> str:
+    """Return the default of a field as CEL."""
+    value = schema["default"]
+    if schema["type"] == "string":
+        return quote_cel(value)
+    return json.dumps(float(value) if schema["type"] == "number" else value)
 
 
 def _variable(path: Path) -> str:

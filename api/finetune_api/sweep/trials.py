@@ -96,12 +96,12 @@ def build_trial_spec(sweep: FineTuneSweepSpec, trial: Trial, sweep_name: str) ->
 
     :raises SpecInvalid: the combination makes no valid one; the faults name its fields.
     """
-    spec: dict[str, Any] = sweep.template.spec.model_dump(mode="json", exclude_none=True)
+    spec: dict[str, Any] = sweep.template.spec.model_dump(mode="json")
     for path, value in trial.parameters.items():
         _put(spec, path.split("."), value)
     if trial.share < 1:
         training = spec["training"]
-        if "maxSteps" in training:
+        if training["maxSteps"] is not None:
             training["maxSteps"] = max(1, math.ceil(training["maxSteps"] * trial.share))
         else:
             training["epochs"] *= trial.share
@@ -133,7 +133,7 @@ def _share(search: SearchSpec, rung: int) -> float:
 
 def _put(spec: dict[str, Any], path: Sequence[str], value: object) -> None:
     for name in path[:-1]:
-        below = spec.setdefault(name, {})
+        below = spec[name] = {} if spec.get(name) is None else spec[name]
         if not isinstance(below, dict):
             raise SpecInvalid([Fault(("spec", *path), "is not a field of a FineTuneJob")])
         spec = below

@@ -48,6 +48,9 @@ def list_runs(
 def status(
     name: Name,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show what changes, until the run has ended.")] = False,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="Show the specification with every default in it, as YAML (or JSON, with --output).")
+    ] = False,
     namespace: Namespace = None,
     output: Output = OutputFormat.TEXT,
     context: Context = None,
@@ -57,8 +60,10 @@ def status(
 
     Exit codes: 0 shown; with --watch, 4 where the run fails.
     """
-    from finetune_cli.output import print_bodies
+    from finetune_cli.output import DataFormat, print_bodies, print_data
 
+    if watch and settings:
+        raise typer.BadParameter("shows what never changes; leave out --watch", param_hint="--settings")
     if watch and output is OutputFormat.TEXT:
         from finetune_cli.live import follow_run
 
@@ -70,6 +75,9 @@ def status(
 
     with FineTuneClient(kubeconfig, context, namespace) as client:
         run = client.get(name)
+        if settings:
+            print_data(run.settings, DataFormat.JSON if output is OutputFormat.JSON else DataFormat.YAML)
+            return
         if output is not OutputFormat.TEXT:
             print_bodies([run.body], output, as_list=False)
             return
@@ -229,7 +237,7 @@ def compare(
     if len(runs) < 2:
         raise typer.BadParameter(f"there must be two runs or more; there are {len(runs)}", param_hint="NAME...")
     if output is not DataFormat.TEXT:
-        print_data([{"name": run.name, "spec": run.body.get("spec"), "status": run.body.get("status")} for run in runs], output)
+        print_data([{"name": run.name, "spec": run.settings, "status": run.body.get("status")} for run in runs], output)
         return
     console = make_console()
     print_table(build_comparison(runs), console)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from finetune_api.drawing.charts import format_bytes, format_number
+from finetune_api.resource import write_out
 from finetune_api.status import Phase
 from finetune_operator.objects import Object, condition_of, name_of, namespace_of, parse_time
 from finetune_operator.page.curves import render_charts, render_samples
@@ -85,7 +86,7 @@ def render_runs(
 
 def render_run(body: Object, replica: str) -> str:
     """Return all about one run."""
-    status, spec = _status(body), body.get("spec") or {}
+    status, spec = _status(body), write_out(body.get("spec") or {})
     progress, metrics = _part(status, "progress"), _part(status, "metrics")
     phase = _phase_of(body)
     verdict = condition_of(body, "Succeeded") or {}

@@ -288,13 +288,25 @@ def test_an_optional_field_cannot_be_removed(control_plane: Cluster, stored: str
 
 @pytest.mark.parametrize("path", [*OPTIONAL, "dataset.evalFraction"])
 def test_an_optional_field_cannot_be_added(control_plane: Cluster, namespace: str, path: str) -> None:
-    bare = {"model": {"uri": "hf://example/model"}, "dataset": {"uri": "hf://example/data"}, "output": {"uri": "s3://team-a/a"}}
-    create(control_plane, namespace, bare)
+    create(control_plane, namespace, build_minimal_manifest()["spec"] | {"training": {}})
     value: Any = FULL_SPEC
     for part in path.split("."):
         value = 0.1 if path == "dataset.evalFraction" else value[part]
     with pytest.raises(DevClusterError, match=f"spec.{path} is immutable: create a new FineTuneJob"):
         patch(control_plane, namespace, path, value)
+
+
+LEFT_OUT = ["method", "training", "evaluation", "pod"]
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_a_whole_section_can_neither_be_added_nor_removed(control_plane: Cluster, stored: str, namespace: str, name: str) -> None:
+    create(control_plane, namespace, build_minimal_manifest()["spec"])
+    refused = f"spec.{name} is immutable: create a new FineTuneJob"
+    with pytest.raises(DevClusterError, match=refused):
+        patch(control_plane, namespace, name, FULL_SPEC[name])
+    with pytest.raises(DevClusterError, match=refused):
+        patch(control_plane, stored, name, None, remove=True)
 
 
 def test_an_optional_field_cannot_take_the_place_of_another(control_plane: Cluster, namespace: str) -> None:

@@ -69,6 +69,11 @@ def test_a_run_from_submit_to_its_end(new_run: NewRun, shell: Shell) -> None:
     assert shell.run("submit", "-f", path)[:2] == (0, "finetunejob.finetune.dev/run\n"), "repeating it is safe"
     other = shell.run("submit", "-f", shell.write(training={"epochs": 7}))
     assert (other[0], "exists already with another specification" in other[2]) == (1, True)
+    spelt_out = shell.write(training={"epochs": 3.0}, method={"quantization": {"type": "nf4"}})
+    assert shell.run("submit", "-f", spelt_out)[:2] == (0, "finetunejob.finetune.dev/run\n"), "what holds anyway is no difference"
+    settings = yaml.safe_load(shell.run("status", "run", "--settings")[1])
+    assert (settings["training"]["epochs"], settings["method"]["adapter"]["r"]) == (3.0, 16), "with what no manifest says"
+    assert json.loads(shell.run("status", "run", "--settings", "-o", "json")[1]) == settings
     run.wait_pod()
     assert shell.run("wait", "run", "--for", "running", "--timeout", "60s")[0] == 0
     assert shell.run("wait", "run", "--timeout", "0.2s")[0] == 5

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.generate.crd import build_openapi_schema
 from finetune_api.generate.kinds import KINDS, ResourceKind
-from finetune_api.generate.merge_rules import merge_rules, share_lookups
+from finetune_api.generate.merge_rules import merge_rules, render, share_lookups
 from finetune_api.rules import CEL_KEY
 
 TEXT = {"type": "string"}
@@ -18,6 +18,18 @@ SCHEMA: dict[str, Any] = {
         "plain": {**TEXT, "default": "a"},
         "maybe": TEXT,
         "outer": {"type": "object", "default": {}, "properties": {"inner": {**TEXT, "default": "b"}, "absent": TEXT}},
+        "section": {
+            "type": "object",
+            "properties": {
+                "word": {**TEXT, "default": "it's"},
+                "share": {"type": "number", "default": 1},
+                "count": {"type": "integer", "default": 4},
+                "wanted": {"type": "boolean", "default": False},
+                "list": {"type": "array", "default": [], "items": TEXT},
+                "absent": TEXT,
+                "part": {"type": "object", "properties": {"depth": {"type": "integer", "default": 2}}},
+            },
+        },
     },
 }
 
@@ -44,6 +56,19 @@ SHARED = {
         "(self.kind != 'self.plain') && (self.plain != 'a\\'self.kind')",
     ),
     "the value itself": (["self.size() > 1", "self != ''"], "(self.size() > 1) && (self != '')"),
+    "a section that may be left out": (
+        ["self.section.word == 'a'", "self.section.count > 1"],
+        "[self.?section].all(_section, (_section.?word.orValue('it\\'s') == 'a') && (_section.?count.orValue(4) > 1))",
+    ),
+    "a field of a section that may be left out, twice": (
+        ["self.section.word == 'a'", "self.section.word != 'b'"],
+        "[self.?section.?word.orValue('it\\'s')].all(_section_word, (_section_word == 'a') && (_section_word != 'b'))",
+    ),
+    "a section within one that may be left out": (
+        ["self.section.part.depth > 1", "self.section.part.depth < 9", "self.section.wanted"],
+        "[self.?section].all(_section, [_section.?part.?depth.orValue(2)].all(_section_part_depth, "
+        "(_section_part_depth > 1) && (_section_part_depth < 9) && (_section.?wanted.orValue(false))))",
+    ),
 }
 
 
@@ -51,6 +76,26 @@ SHARED = {
 def test_what_is_surely_read_more_than_once_is_read_once(case: str) -> None:
     rules, shared = SHARED[case]
     assert share_lookups(rules, SCHEMA) == shared
+
+
+LEFT_OUT = {
+    "a text": ("self.section.word == 'a'", "self.?section.?word.orValue('it\\'s') == 'a'"),
+    "a fraction": ("self.section.share < 2.0", "self.?section.?share.orValue(1.0) < 2.0"),
+    "a list": ("self.section.list.size() == 0", "self.?section.?list.orValue([]).size() == 0"),
+    "what may be absent, asked for": ("!has(self.section.absent)", "!self.?section.?absent.hasValue()"),
+    "what may be absent, read": ("self.section.absent == 'a'", "self.?section.?absent.value() == 'a'"),
+    "a section, asked for": ("has(self.section)", "has(self.section)"),
+    "a section in a section, asked for": ("has(self.section.part)", "self.?section.?part.hasValue()"),
+    "what is always there": ("self.outer.inner == 'a'", "self.outer.inner == 'a'"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_what_is_left_out_is_read_as_its_default(case: str) -> None:
+    rule, stored = LEFT_OUT[case]
+    assert render(rule, SCHEMA) == stored
+    (merged,) = merge_rules({**SCHEMA, CEL_KEY: [{"rule": rule, "message": "is wrong"}]}, set(), ".spec")[CEL_KEY]
+    assert merged["rule"] == f"oldSelf.hasValue() || ({stored})"
 
 
 def test_the_message_names_each_field_whose_rule_is_broken() -> None:
