@@ -92,19 +92,21 @@ def rank(sweep: FineTuneSweepSpec, value: float, index: int) -> tuple[float, int
 
 
 def build_trial_spec(sweep: FineTuneSweepSpec, trial: Trial, sweep_name: str) -> FineTuneJobSpec:
-    """Return the specification of the trial's FineTuneJob.
+    """Return the specification of the trial's FineTuneJob, in which nothing is set but what the template and the parameters say.
 
     :raises SpecInvalid: the combination makes no valid one; the faults name its fields.
     """
-    spec: dict[str, Any] = sweep.template.spec.model_dump(mode="json")
+    whole = sweep.template.spec
+    # What the template says and no default beside it, so that the trial's manifest shows what it is about.
+    spec: dict[str, Any] = whole.model_dump(mode="json", exclude_unset=True)
     for path, value in trial.parameters.items():
-        _put(spec, path.split("."), value)
+        _put(spec, whole.model_dump(mode="json"), path.split("."), value)
     if trial.share < 1:
-        training = spec["training"]
-        if training["maxSteps"] is not None:
-            training["maxSteps"] = max(1, math.ceil(training["maxSteps"] * trial.share))
+        training = spec.setdefault("training", {})
+        if whole.training.max_steps is not None:
+            training["maxSteps"] = max(1, math.ceil(whole.training.max_steps * trial.share))
         else:
-            training["epochs"] *= trial.share
+            training["epochs"] = whole.training.epochs * trial.share
     spec["output"]["uri"] = join_uri(spec["output"]["uri"], trial.build_name(sweep_name))
     spec["suspend"] = sweep.suspend
     return parse_spec(spec)
@@ -131,12 +133,16 @@ def _share(search: SearchSpec, rung: int) -> float:
     return float(search.reduction) ** -(count_rungs(search) - 1 - rung)
 
 
-def _put(spec: dict[str, Any], path: Sequence[str], value: object) -> None:
+def _put(spec: dict[str, Any], whole: Mapping[str, Any], path: Sequence[str], value: object) -> None:
+    """Set a field of ``spec``, which is ``whole`` but for defaults."""
     for name in path[:-1]:
-        below = spec[name] = {} if spec.get(name) is None else spec[name]
-        if not isinstance(below, dict):
+        below = whole.get(name)
+        if below is not None and not isinstance(below, Mapping):
             raise SpecInvalid([Fault(("spec", *path), "is not a field of a FineTuneJob")])
-        spec = below
+        whole = below or {}
+        if spec.get(name) is None:
+            spec[name] = {}
+        spec = spec[name]
     spec[path[-1]] = value
 
 

@@ -26,5 +26,5 @@ def build_trial_job(spec: FineTuneSweepSpec, sweep: JobReference, trial: Trial) 
             "labels": labels,
             "ownerReferences": [owner],
         },
-        "spec": build_trial_spec(spec, trial, sweep.name).model_dump(mode="json", exclude_defaults=True),
+        "spec": build_trial_spec(spec, trial, sweep.name).model_dump(mode="json", exclude_unset=True),
     }
