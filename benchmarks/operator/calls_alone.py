@@ -26,7 +26,7 @@ async def measure_calls_alone(bench: Bench, count: int) -> float:
     """Return how many FineTuneJobs a second can be created, each with its Job."""
     await bench.wait_for_silence()
     audit = bench.audit()
-    fill_in = _prepare_job()
+    fill_in = prepare_job()
 
     async def create_both(index: int) -> None:
         namespace, name = f"burst-{index % NAMESPACES}", f"run-{index:05}"
@@ -40,7 +40,7 @@ async def measure_calls_alone(bench: Bench, count: int) -> float:
     return count / span
 
 
-def _prepare_job() -> Callable[..., dict[str, Any]]:
+def prepare_job() -> Callable[..., dict[str, Any]]:
     """Return what gives a run's Job by its namespace, name and UID: the operator's manifest, built once."""
     namespace, name, uid = STAND_INS
     job = build_job(

@@ -33,6 +33,7 @@ NAMESPACES = 10
 AT_ONCE = 32
 DEADLINE_SECONDS = 900.0
 ROOT = Path(__file__).parents[2]
+CRDS = ROOT / "crds"
 RESULTS = ROOT / "benchmarks" / "results"
 NAMESPACE_RESOURCE = Resource("", "v1", "namespaces")
 _ALONE = ROOT / ".venv-operator" / "bin" / "python"
@@ -54,6 +55,12 @@ def build_plain_job(name: str) -> dict[str, Any]:
     container = {"name": "main", "image": "none"}
     template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {"template": template}}
+
+
+def read_cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has taken so far, the kernel's for it included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class MeasuredProcess:
@@ -79,8 +86,7 @@ class MeasuredProcess:
         return self._process.poll() is None
 
     def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return read_cpu_seconds(self.pid)
 
     def peak_mebibytes(self) -> float:
         return self._read_mebibytes("VmHWM")
@@ -315,11 +321,14 @@ async def run_at_once(calls: Iterable[Coroutine[Any, Any, None]], *, per_second:
 
 
 @asynccontextmanager
-async def open_bench(name: str, scratch: Path, *, pods_per_second: int | None = None) -> AsyncIterator[Bench]:
-    """Start a control plane. ``pods_per_second`` is the rate of the controller manager's client; None is Kubernetes' own (20)."""
+async def open_bench(name: str, scratch: Path, *, pods_per_second: int | None = None, crds: Path = CRDS) -> AsyncIterator[Bench]:
+    """Start a control plane with the definitions in the folder ``crds``.
+
+    ``pods_per_second`` is the rate of the controller manager's client; None is Kubernetes' own (20).
+    """
     with _ControllersAt(pods_per_second or 20), Cluster.up(f"{name}-{os.getpid()}", ephemeral=True) as cluster:
         for plural in ("finetunejobs", "finetunesweeps"):
-            cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / f"{plural}.yaml"))
+            cluster.kubectl("apply", "--server-side", "-f", str(crds / f"{plural}.yaml"))
         os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
         client = await KubeClient.connect("benchmark")
         bench = Bench(cluster, client, scratch)

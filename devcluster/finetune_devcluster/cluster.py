@@ -157,6 +157,10 @@ class Cluster:
         """Whether each process of the cluster runs, by its name."""
         return {name: self._supervisor.is_running(name) for name in self._supervisor.state.processes}
 
+    def process_id(self, component: str) -> int:
+        """Return the process of a component, one of :attr:`components`."""
+        return self._supervisor.state.processes[component].pid
+
     def describe(self) -> dict[str, Any]:
         """Return what runs and where, as plain JSON values; the object store's keys are among them."""
         store = self._supervisor.state.object_store
