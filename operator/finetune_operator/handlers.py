@@ -1,4 +1,7 @@
-"""kopf's part: watching. Every event that tells anything new goes to the intake, and that is all a handler does."""
+"""kopf's part: watching. Every event goes to the intake, and that is all that is done with it here.
+
+Most go there before kopf reads them (:mod:`finetune_operator.kube.tapped_stream`); the handlers have what is left.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +55,7 @@ def build_registry(intake: Intake, on_end: Callable[[], None]) -> kopf.OperatorR
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.AiohttpSession:  # noqa: ANN401
-        return open_watch_session(find_connection(), SELECTORS, intake.note_list, intake.on_watch, intake.sift)
+        return open_watch_session(find_connection(), SELECTORS, intake.note_list, intake.on_watch, intake.take)
 
     @kopf.on.cleanup(registry=registry)
     async def end(**_: Any) -> None:  # noqa: ANN401

@@ -10,7 +10,6 @@ from typing import Final
 
 from finetune_api.names import LABEL_MANAGED_BY, MANAGED_BY
 from finetune_operator.kube.client import EVENTS, FINETUNEJOBS, FINETUNESWEEPS, JOBS, PODS, ApiError, KubeClient, Resource
-from finetune_operator.kube.projection import project
 from finetune_operator.kube.store import Store
 from finetune_operator.objects import Object
 from finetune_operator.queue import WorkQueue
@@ -59,15 +58,13 @@ class Intake:
         self._reigns = False
         """The FineTuneJobs were listed once since this operator began to work."""
 
-    def sift(self, resource: Resource, event_type: str, body: Object) -> Object | None:
-        """Return what a decision reads of the object of a watch event, or None where it tells nothing new: an answer to a write of ours
-        has told it already, or it is of no concern.
+    def take(self, resource: Resource, event_type: str | None, body: Object) -> None:
+        """Take in one watch event; without a type, it is of a list with which a watch began.
+
+        One that tells nothing new, since an answer to a write of ours has told it already or since no decision reads what changed, queues
+        nothing.
         """
         self.on_event(resource.plural)
-        return project(resource, body) if event_type == "DELETED" else self._store.weigh(resource, body)
-
-    def take(self, resource: Resource, event_type: str | None, body: Object) -> None:
-        """Take in one watch event; without a type, it is of a list with which a watch began."""
         change = self._store.remove if event_type == "DELETED" else self._store.put
         if owner := change(resource, body):
             self._notice(resource, owner, urgent=resource is FINETUNEJOBS)

@@ -1,7 +1,7 @@
 """Observing: from the store to what decisions are made on."""
 
 import logging
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -25,6 +25,11 @@ from finetune_operator.recent import Recent
 SPECS_KEPT: Final = 1_000
 """Parsed specifications to remember. One is read several times while its run starts and hardly ever after, and is larger than all else."""
 
+STATUSES_KEPT: Final = 64
+"""Parsed statuses to remember: a pass observes its run more than once, and few passes are under way at a time."""
+NAMESPACES_KEPT: Final = 1_000
+"""Namespaces whose defaults by the platform are remembered."""
+
 log = logging.getLogger(__name__)
 
 
@@ -47,7 +52,7 @@ class Observer:
         nodes: NodeBook | None = None,
         defaults: DefaultsByNamespace | None = None,
     ) -> None:
-        self._defaults = defaults or DefaultsByNamespace()
+        self._defaults_of = lru_cache(NAMESPACES_KEPT)((defaults or DefaultsByNamespace()).of)
         self._fits = FitBook(nodes, estimates=not simulated_gpus)
         self._follows_kueue = follows_kueue
         self._store = store
@@ -57,12 +62,14 @@ class Observer:
         self._simulated_gpus = simulated_gpus
         self._specs: Recent[str, Parsed] = Recent(SPECS_KEPT)
         self._completed: Recent[str, FineTuneJobSpec] = Recent(SPECS_KEPT)
+        self._statuses: Recent[str, FineTuneJobStatus] = Recent(STATUSES_KEPT)
 
     def observe(self, uid: str, refusal: Refusal | None = None) -> Observation | None:
         """Return what is known of the FineTuneJob with this UID, or None where it doesn't exist any more."""
         body = self._store.finetunejob(uid)
         if body is None:
             self._specs.forget(uid)
+            self._statuses.forget(uid)
             self._completed.forget(uid)
             self._fits.forget(uid)
             return None
@@ -72,11 +79,11 @@ class Observer:
         spec, faults, is_newer = self._specs.get(uid, generation, lambda: _read_spec(body.get("spec", {})))
         jobs = sorted((job for job in self._store.jobs_of(uid) if namespace_of(job) == namespace), key=_attempt_of)
         job = jobs[-1] if jobs else None
-        status = parse_status(body.get("status", {}))
+        status = self._statuses.get(uid, metadata["resourceVersion"], lambda: parse_status(body.get("status", {})))
         pods = self._pods_of(uid, job) if job is not None else ()
         defaults = status.defaults
         if defaults is None and status.attempt is None and job is None:
-            defaults = self._defaults.of(namespace)
+            defaults = self._defaults_of(namespace)
         if spec is not None and defaults is not None:
             # What was recorded, and what is, are each the same for as long as this process lives.
             spec = self._completed.get(uid, (generation, status.defaults is not None), partial(apply_defaults, spec, defaults))

@@ -55,7 +55,7 @@ class Store:
         known = self._objects[resource].get(uid_of(body))
         return known if known is not None and version_of(known) == version_of(body) else project(resource, body)
 
-    def weigh(self, resource: Resource, body: Object) -> Kept | None:
+    def _weigh(self, resource: Resource, body: Object) -> Kept | None:
         """Return what is to be kept of ``body`` if it tells anything new.
 
         Of one that differs in nothing that is kept, the newer resourceVersion is taken down, and that is all.
@@ -75,7 +75,7 @@ class Store:
 
         Returns the UID of the FineTuneJob concerned, or None if nothing changed that is kept.
         """
-        kept = self.weigh(resource, body)
+        kept = self._weigh(resource, body)
         if kept is None:
             return None
         uid = uid_of(body)

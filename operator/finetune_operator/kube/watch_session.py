@@ -6,7 +6,7 @@ knows) would end the process.
 A list of kopf's tells from where to watch, and nothing more: it is asked for none of the objects. The operator's own lists, page by page,
 have brought them already, and kopf would hand them over once more, each by a task of its own.
 
-What a watch brings is sifted before kopf reads it: see :mod:`finetune_operator.kube.sifted_stream`.
+What a watch brings is taken in before kopf reads it: see :mod:`finetune_operator.kube.tapped_stream`.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ import kopf
 from yarl import URL
 
 from finetune_operator.kube.client import Resource
-from finetune_operator.kube.sifted_stream import Sift, SiftedStream, pass_all
+from finetune_operator.kube.tapped_stream import Take, TappedStream
 
 _NO_OBJECT: Final = {"fieldSelector": "metadata.name=-"}
 """Selects nothing: no object can have this name."""
@@ -29,13 +29,13 @@ def open_watch_session(
     watched: Iterable[Resource],
     on_restart: Callable[[], None],
     on_open: Callable[[str, str], None] = lambda *_: None,
-    sift: Sift = pass_all,
+    take: Take | None = None,
 ) -> kopf.AiohttpSession:
     """Return a session for kopf, which closes it.
 
     :param on_restart: is called whenever a watch begins from a list, or from nowhere.
     :param on_open: is called with the plural and the namespace (empty: all) whenever a watch was opened.
-    :param sift: is asked what of each event kopf is to see.
+    :param take: takes in each event, of which kopf sees the place then; without it, kopf sees them all.
     """
     collections = {resource.plural: resource for resource in watched}
 
@@ -55,7 +55,8 @@ def open_watch_session(
             answer = await handler(request)
         if is_watch(request.url) and answer.status < 300:
             on_open(request.url.name, read_namespace(request.url))
-            answer.content = SiftedStream(answer.content, partial(sift, collections[request.url.name]))  # type: ignore[assignment]
+            if take is not None:
+                answer.content = TappedStream(answer.content, partial(take, collections[request.url.name]))  # type: ignore[assignment]
         return answer
 
     session = aiohttp.ClientSession(
