@@ -111,14 +111,16 @@ class Reconciler:
                     raise
         if begins and refusal is None:
             return STATUS_FOLLOWS_SECONDS
-        observation = self._observer.observe(uid, refusal)
-        if observation is None:
-            return None
+        if plan.actions:
+            observation = self._observer.observe(uid, refusal)
+            if observation is None:
+                return None
         with step("publish"):
-            await self._publish_status(observation)
+            is_written = await self._publish_status(observation)
         if refusal is not None:
             return RETRY_REFUSED_SECONDS
-        return plan.look_again_in if _has_ended(observation) else self._look_again(uid)
+        is_as_planned = not plan.actions and not is_written
+        return plan.look_again_in if is_as_planned or _has_ended(observation) else self._look_again(uid)
 
     def _look_again(self, uid: str) -> float | None:
         """Return when something follows from the status just written. No watch event tells: the store has seen the write."""
@@ -156,13 +158,17 @@ class Reconciler:
         await self._publish_status(replace(claimed, job=None, attempt=attempt, pods=()), written=observation.status)
         return claimed
 
-    async def _publish_status(self, observation: Observation, written: FineTuneJobStatus | None = None) -> None:
+    async def _publish_status(self, observation: Observation, written: FineTuneJobStatus | None = None) -> bool:
+        """Write the status that follows from ``observation``, where it differs from what is stored; return whether it did.
+
+        :param written: the status as it was before this pass, where a claim comes with ``observation`` already.
+        """
         desired = compute_status(observation, self._clock())
         if desired is observation.status:
-            return  # ended or being deleted: left as it is, also where another release would write it otherwise
+            return False  # ended or being deleted: left as it is, also where another release would write it otherwise
         patch = build_status_patch(observation.stored_status, desired)
         if not patch:
-            return
+            return False
         if desired.phase is not None and desired.phase.is_terminal:
             self._reports.close(observation.ref.uid)
         await self._writer.write(observation.body, patch)
@@ -175,6 +181,7 @@ class Reconciler:
             self._traces.note(observation, written or observation.status, desired)
         if event := build_event(observation.ref, written or observation.status, desired, self._clock()):
             await self._post_event(event)
+        return True
 
     async def _post_event(self, event: dict[str, object]) -> None:
         """Post an Event. Status holds the truth already, so a lost Event is only worth a line in the log."""
