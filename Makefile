@@ -85,6 +85,10 @@ e2e: setup binaries ## Tests on a real node with containers, where this machine 
 bench-burst: setup binaries operator-environment ## From apply to Job: bursts of 1,000 beside plain Jobs
 	$(PYTHON) benchmarks/operator/burst.py $(BENCH_FLAGS)
 
+.PHONY: bench-calls
+bench-calls: setup binaries operator-environment ## What a run's calls cost the API server (BENCH_FLAGS="--crds FOLDER --crds crds" compares definitions)
+	$(PYTHON) benchmarks/operator/call_costs.py $(BENCH_FLAGS)
+
 .PHONY: bench-baseline
 bench-baseline: setup binaries operator-environment ## Ours, plain Jobs and a textbook operator on kopf, in turns
 	$(PYTHON) benchmarks/operator/baseline.py $(BENCH_FLAGS)
