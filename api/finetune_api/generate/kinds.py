@@ -46,7 +46,7 @@ FINETUNE_JOB: Final = ResourceKind(
         ("Phase", "string", ".status.phase", 0, "Where the run stands."),
         ("Progress", "integer", ".status.progress.percentage", 0, "Share of the optimizer steps done, in percent."),
         ("Loss", "number", ".status.metrics.loss", 0, "Training loss of the last logged steps."),
-        ("GPUs", "integer", ".spec.resources.gpus", 0, "GPUs of the run."),
+        ("GPUs", "integer", ".status.gpus", 0, "GPUs of the run."),
         ("Queue", "string", ".spec.scheduling.queueName", 0, "Kueue LocalQueue that the run waits in."),
         ("Restarts", "integer", ".status.restarts", 0, "Pods started beyond the first."),
         ("Age", "date", ".metadata.creationTimestamp", 0, "Time since the FineTuneJob was created."),

@@ -58,6 +58,7 @@ def test_the_columns_show_where_a_run_stands(control_plane: Cluster, namespace: 
     status = {
         "phase": "Running",
         "restarts": 2,
+        "gpus": 4,
         "progress": {
             "percentage": 41,
             "step": 41,
@@ -93,7 +94,7 @@ def test_the_columns_show_where_a_run_stands(control_plane: Cluster, namespace: 
         "PHASE": "Running",
         "PROGRESS": "41",
         "LOSS": "1.25",
-        "GPUS": "1",
+        "GPUS": "4",
         "QUEUE": "team-a",
         "RESTARTS": "2",
         "ETA": "90",
@@ -288,7 +289,7 @@ def test_an_optional_field_cannot_be_removed(control_plane: Cluster, stored: str
 
 @pytest.mark.parametrize("path", [*OPTIONAL, "dataset.evalFraction"])
 def test_an_optional_field_cannot_be_added(control_plane: Cluster, namespace: str, path: str) -> None:
-    create(control_plane, namespace, build_minimal_manifest()["spec"] | {"training": {}})
+    create(control_plane, namespace, build_minimal_manifest()["spec"] | {"training": {}, "resources": {}})
     value: Any = FULL_SPEC
     for part in path.split("."):
         value = 0.1 if path == "dataset.evalFraction" else value[part]
@@ -296,7 +297,7 @@ def test_an_optional_field_cannot_be_added(control_plane: Cluster, namespace: st
         patch(control_plane, namespace, path, value)
 
 
-LEFT_OUT = ["method", "training", "evaluation", "pod"]
+LEFT_OUT = ["method", "training", "evaluation", "resources", "pod"]
 
 
 @pytest.mark.parametrize("name", LEFT_OUT)

@@ -134,6 +134,24 @@ def test_tightened_limits_leave_what_runs_alone(tenants: Tenants) -> None:
         cluster.kubectl("annotate", "--overwrite", "namespace", "team-a", *(f"{key}={value}" for key, value in LIMITS.items()))
 
 
+def test_a_run_that_names_no_gpus_has_one_and_is_limited_by_it(tenants: Tenants) -> None:
+    """Its section `resources` is not stored, and neither is that of a sweep's template."""
+    run = build_minimal_manifest("plain", "team-a")
+    template = {"spec": run["spec"]}
+    parameters = [{"path": "training.learningRate", "values": [1e-4, 2e-4]}]
+    sweep = {**run, "kind": "FineTuneSweep", "spec": {"template": template, "parameters": parameters}}
+    create = ("create", "--dry-run=server", "--filename=-")
+    attempts = [Attempt("", "alice", create, "", manifest=manifest) for manifest in (run, sweep)]
+    assert all(tenants.try_it(attempt).startswith("DONE") for attempt in attempts)
+    annotate = ("annotate", "--overwrite", "namespace", "team-a")
+    tenants.cluster.kubectl(*annotate, "finetune.dev/max-gpus=0")
+    try:
+        wait_until(lambda: not tenants.try_it(attempts[0]).startswith("DONE"), "the new limit is in force", 30)
+        assert all("may have at most 0 GPUs" in tenants.try_it(attempt) for attempt in attempts)
+    finally:
+        tenants.cluster.kubectl(*annotate, f"finetune.dev/max-gpus={LIMITS['finetune.dev/max-gpus']}")
+
+
 def test_the_operator_and_kubernetes_make_what_tenants_may_not(tenants: Tenants, tmp_path: Path) -> None:
     kubeconfig = write_kubeconfig(tenants.cluster, tmp_path / "kubeconfig")
     labels = {"finetune.dev/job-uid": "1"}
