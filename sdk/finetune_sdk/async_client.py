@@ -91,7 +91,7 @@ class AsyncFineTuneClient:
             ) from None
 
     async def _apply_defaults(self, manifest: Manifest, namespace: str) -> Object | None:
-        """Return the specification as the server would store it, with all defaults; None where it would refuse it."""
+        """Return the specification as the server would store it; None where it would refuse it."""
         metadata = {key: value for key, value in manifest["metadata"].items() if key not in ("name", "resourceVersion", "uid")}
         trial = {**manifest, "metadata": {**metadata, "generateName": "trial-"}}
         path = f"{self._path(namespace)}?dryRun=All&fieldValidation=Strict"

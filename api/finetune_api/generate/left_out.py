@@ -5,10 +5,12 @@ and tracked at every write. That was half of what a FineTuneJob's creation cost 
 defaults of its fields.
 """
 
+from typing import Final
+
 from finetune_api.generate.kinds import ResourceKind
 from finetune_api.generate.model_schema import Schema
 
-_SPEC = "spec."
+_SPEC: Final = "spec."
 
 
 def leave_out(spec: Schema, kind: ResourceKind) -> None:

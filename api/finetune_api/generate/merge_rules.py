@@ -105,17 +105,14 @@ class _Read:
     bound: bool = False
     """Whether it gets a variable."""
 
-    def bind(self, schema: Schema, *, optional: bool = False) -> int:
-        """Choose what gets a variable; return how often this field is read then for sure, if it gets none.
-
-        :param optional: whether the field may be left out as a whole, so that what is below it is read with its default beside it.
-        """
+    def bind(self, schema: Schema) -> int:
+        """Choose what gets a variable; return how often this field is read then for sure, if it gets none."""
         reads = self.sure
         for name, read in self.below.items():
             below = _field(schema, name)
-            is_there = _is_always_there(schema, name)
-            lookups = read.bind(below, optional=optional or not is_there)
-            read.is_safe = is_there or "default" in below or ("properties" in below and bool(read.below))
+            lookups = read.bind(below)
+            # A section that may be left out is read as an optional value, which is there in any case.
+            read.is_safe = _is_always_there(schema, name) or ("properties" in below and bool(read.below))
             read.bound = lookups > 1 and read.is_safe
             reads += 1 if read.bound else lookups
         return reads

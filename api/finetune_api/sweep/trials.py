@@ -99,8 +99,9 @@ def build_trial_spec(sweep: FineTuneSweepSpec, trial: Trial, sweep_name: str) ->
     whole = sweep.template.spec
     # What the template says and no default beside it, so that the trial's manifest shows what it is about.
     spec: dict[str, Any] = whole.model_dump(mode="json", exclude_unset=True)
+    written_out = whole.model_dump(mode="json")
     for path, value in trial.parameters.items():
-        _put(spec, whole.model_dump(mode="json"), path.split("."), value)
+        _put(spec, written_out, path.split("."), value)
     if trial.share < 1:
         training = spec.setdefault("training", {})
         if whole.training.max_steps is not None:

@@ -66,8 +66,8 @@ class TappedStream:
                 return ""
             place: str = body["metadata"]["resourceVersion"]
             self._take(kind, body)
-        except (LookupError, TypeError, ValueError, AttributeError):
-            log.warning("an event of a watch can't be taken in: %s", line[:200], exc_info=True)
+        except Exception:  # whatever it is, the watch goes on
+            log.exception("an event of a watch can't be taken in")
             return ""
         return place
 

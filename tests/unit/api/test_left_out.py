@@ -10,9 +10,10 @@ from finetune_api.generate.crd import build_openapi_schema
 from finetune_api.generate.kinds import FINETUNE_JOB, KINDS, ResourceKind
 from finetune_api.generate.model_schema import build_model_schema
 from finetune_api.resource import parse_spec, write_out
+from tests.support.manifests import build_minimal_manifest
 
 Schema = dict[str, Any]
-URIS: Schema = {"model": {"uri": "hf://example/model"}, "dataset": {"uri": "s3://team-a/rows.jsonl"}, "output": {"uri": "s3://team-a/out"}}
+URIS: Schema = build_minimal_manifest()["spec"]
 STORED = build_openapi_schema(FINETUNE_JOB)["properties"]["spec"]["properties"]
 SECTIONS = {
     f"{name}.{below}" if below else name: part

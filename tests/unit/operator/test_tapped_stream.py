@@ -104,9 +104,10 @@ async def test_the_place_comes_before_what_is_kopf_s_to_read() -> None:
     assert events == [_place(5), orjson.loads(GONE), _place(6)]
 
 
-async def test_what_can_t_be_taken_in_is_kopf_s_to_read() -> None:
+@pytest.mark.parametrize("fault", [ValueError, KeyError, RuntimeError, AssertionError])
+async def test_what_can_t_be_taken_in_is_kopf_s_to_read(fault: type[Exception]) -> None:
     def refuse(_kind: str, _body: Object) -> None:
-        raise ValueError("not this one")
+        raise fault("not this one")
 
     line = _line("ADDED", _job("a", 5))
     stream = TappedStream(Content(line), refuse)  # type: ignore[arg-type]
