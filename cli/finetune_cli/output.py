@@ -4,11 +4,17 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final, Literal
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
+
+_PIPED_WIDTH: Final = 400
+"""Columns of a table that no terminal shows: more than any has."""
+_FOLDED_WIDTH: Final = 20
+"""Columns that are left to a column that folds, however narrow the terminal is."""
 
 
 class OutputFormat(StrEnum):
@@ -68,14 +74,25 @@ def build_table(titles: Iterable[str], rows: Iterable[Sequence[str | Text]], *, 
     """
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 3, 0, 0))
     for title in titles:
-        table.add_column(title, no_wrap=title != fold, overflow="fold", justify="right" if title in right else "left")
+        justify: Literal["left", "right"] = "right" if title in right else "left"
+        if title == fold:
+            table.add_column(title, min_width=_FOLDED_WIDTH, overflow="fold", justify=justify)
+        else:
+            table.add_column(title, no_wrap=True, justify=justify)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return table
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print a table; into a pipe in its full width."""
-    if not console.is_terminal:
-        console.width = 400
+    """Print a table; into a pipe in its full width.
+
+    On a terminal that is too narrow even for the columns that don't fold, the lines run over, as kubectl's do: a name that is cut
+    in pieces can't be copied.
+    """
+    if console.is_terminal:
+        boundless = console.options.update(width=_PIPED_WIDTH)
+        console.width = max(console.width, Measurement.get(console, boundless, table).minimum)
+    else:
+        console.width = _PIPED_WIDTH
     console.print(table)

@@ -2,6 +2,7 @@
 
 import io
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from finetune_api.resource import parse_spec
 from finetune_cli.curve import render_plot
 from finetune_cli.estimate_view import print_estimate
 from finetune_cli.log_lines import render_line
+from finetune_cli.output import print_table
 from finetune_cli.run_view import build_run_view, describe_change
 from finetune_cli.tables import build_artifact_table, build_comparison, build_gpu_tables, build_run_table
 from finetune_cli.words import say_bytes, say_duration
@@ -230,3 +232,14 @@ def test_a_narrow_terminal_cuts_nothing_off_the_table_of_gpus() -> None:
     holders = [each for node in build_gpus().nodes for each in node.holders]
     together = "".join(row[head.index("HELD BY") :].strip() for row in rows)
     assert all(f"{each.namespace}/{each.job or each.pod}" in together for each in holders)
+
+
+def test_a_narrow_terminal_gets_each_name_in_one_piece() -> None:
+    node = "ip-10-0-33-17.eu-central-1.compute.internal"
+    report = build_gpus()
+    report = replace(report, nodes=[replace(report.nodes[0], node=node)])
+    stream = io.StringIO()
+    print_table(build_gpu_tables(report)[0], Console(file=stream, width=80, force_terminal=True, color_system=None))
+    head, row, *_ = stream.getvalue().splitlines()
+    assert row.startswith(f"{node} ")
+    assert head.split()[:7] == ["NODE", "PRODUCT", "RESOURCE", "MEMORY", "GPUS", "USED", "FREE"]
