@@ -262,14 +262,18 @@ async def test_api_server_gone(bench: Bench, figures: Figures, full: bool) -> No
     )
 
 
-async def test_watches_fall_silent(bench: Bench, figures: Figures, full: bool) -> None:
-    resync = 300 if full else 10
-    (case,) = await bench.make_cases(1)
+async def test_watches_fall_silent(bench: Bench, figures: Figures) -> None:
+    """Nothing but the silence itself can bring the new run: the lists of the start are over, and the next resync is far away."""
+    resync = 300
+    first, case = await bench.make_cases(2)
     case.patience = 120.0
-    async with bench.operate([case], FINETUNE_RESYNC_SECONDS=str(resync)) as lane:
-        assert lane.proxy.silence_watches() == len(WATCHED)
+    async with bench.operate([first, case], FINETUNE_RESYNC_SECONDS=str(resync)) as lane:
+        await _play(first, COMPLETE)
+        assert lane.proxy.silence_watches() == len(WATCHED) * len(lane.namespaces)
         began = time.monotonic()
         await case.create()
+        await asyncio.sleep(5)
+        assert not case.find(JOBS), "the operator heard of the run although its watches were silent"
         await case.until(lambda: case.find(JOBS), "the Job is there")
         took = time.monotonic() - began
         await case.until_phase("Succeeded")
