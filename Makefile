@@ -61,7 +61,7 @@ integration: setup binaries chromium ## Tests on a real control plane (etcd, API
 
 .PHONY: faults
 faults: setup binaries ## Faults between operator and API server, shortened. FULL=1: every crash point, and the table in the docs
-	$(PYTEST) tests/faults -n 4 $(if $(FULL),--faults-full --faults-report docs/reference/faults.md)
+	$(PYTEST) tests/faults -n 4 $(if $(FULL),tests/trainer/test_troubles.py --faults-full --faults-report docs/reference/faults.md)
 
 .PHONY: ha
 ha: setup binaries ## The leader killed, stopped, and paused for a minute, with the chart's Lease; writes the table in the docs

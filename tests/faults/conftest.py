@@ -12,12 +12,13 @@ from finetune_devcluster import Cluster
 from tests.faults.support.bench import Bench
 from tests.faults.support.direct import DirectApi
 from tests.faults.support.figures import Figures, read_rows
+from tests.faults.support.figures_of_session import ROWS, figures, full, seed
 from tests.faults.support.node import PlayedNode
 from tests.faults.support.witness import Witness
 from tests.support.crds import install_crds
 from tests.support.operator_process import install_rights, write_kubeconfig
 
-ROWS = pytest.StashKey[list[tuple[int, str, str]]]()
+__all__ = ["figures", "full", "seed"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,29 +27,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--faults-report", type=Path, help="write the table of figures to this file")
     group.addoption("--faults-add", action="store_true", help="keep the file's rows that this session does not measure")
     group.addoption("--faults-seed", type=int, default=7, help="seed of what is left to chance")
-
-
-@pytest.fixture(scope="session")
-def full(request: pytest.FixtureRequest) -> bool:
-    """Whether everything is to be run, or the shortened form."""
-    return bool(request.config.getoption("--faults-full", default=False))
-
-
-@pytest.fixture(scope="session")
-def seed(request: pytest.FixtureRequest) -> int:
-    """Seed of what is left to chance."""
-    return int(request.config.getoption("--faults-seed", default=7))
-
-
-@pytest.fixture(scope="session")
-def figures(request: pytest.FixtureRequest, full: bool, seed: int) -> Iterator[Figures]:
-    """The session's figures (of this worker, where there are several)."""
-    figures = Figures(full=full, seed=seed)
-    yield figures
-    if (output := getattr(request.config, "workeroutput", None)) is not None:
-        output["faults"] = figures.rows
-    else:
-        request.config.stash.setdefault(ROWS, []).extend(figures.rows)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -63,8 +64,16 @@ async def test_the_clock_is_an_hour_off(bench: Bench, figures: Figures, hours: i
         await run_all(scenario.play(case) for case, scenario in zip(cases, scenarios, strict=True))
         for case, recording in zip(cases, clean, strict=True):
             await case.converge(recording.state)
+            assert _is_stamped(case, timedelta(hours=hours)), "the operator's clock was right: this test shows nothing"
         await bench.check_silence(cases, 2.0)
     figures.add(26, f"the operator's clock {hours:+d} h off", f"{len(cases)} scenarios as in a clean run")
+
+
+def _is_stamped(case: Case, ahead: timedelta) -> bool:
+    """True if the status was written by a clock that is ``ahead``, but for half an hour."""
+    assert case.body is not None
+    stamps = [datetime.fromisoformat(condition["lastTransitionTime"]) for condition in case.body["status"]["conditions"]]
+    return bool(stamps) and all(abs(stamp - datetime.now(UTC) - ahead) < timedelta(minutes=30) for stamp in stamps)
 
 
 async def test_the_clock_jumps_back_two_hours_in_mid_run(bench: Bench, figures: Figures) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from finetune_devcluster.ports import find_free_ports
+from tests.faults.support.figures_of_session import figures, full, seed
 from tests.support.report_receiver import ReportReceiver, run_receiver
 from tests.support.trainer_process import RunningTrainer, Trainers, run_trainers
 from tests.support.trainer_workspace import make_config, make_workspace
+
+__all__ = ["figures", "full", "seed"]
 
 
 @dataclass(frozen=True, slots=True)

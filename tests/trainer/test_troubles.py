@@ -12,6 +12,7 @@ import pytest
 
 from finetune_api.exit_codes import ExitCode
 from finetune_devcluster.state import ObjectStore
+from tests.faults.support.figures import Figures
 from tests.support.object_store import Faults, run_faulty_proxy, run_object_store
 from tests.support.trainer_process import Trainers
 from tests.support.trainer_workspace import make_config
@@ -50,7 +51,7 @@ def output(object_store: ObjectStore) -> Iterator[Output]:
 
 
 def test_a_store_that_fails_in_the_last_upload_gets_the_rest_from_the_next_pod(
-    output: Output, uninterrupted: Finished, trainers: Trainers, workspace: Path
+    output: Output, uninterrupted: Finished, trainers: Trainers, workspace: Path, figures: Figures
 ) -> None:
     """Everything is there but the manifest: no success, no artifact; and no step is trained again."""
     output.faults.rule = lambda method, path: 403 if method == "PUT" and "/adapter/manifest.json" in path else None
@@ -59,6 +60,7 @@ def test_a_store_that_fails_in_the_last_upload_gets_the_rest_from_the_next_pod(
     assert process.summary.outcome == "failed"
     assert not process.summary.artifacts
     assert output.stored("/adapter/adapter_model.safetensors")
+    tries = len(output.stored("/adapter/manifest.json"))
 
     output.faults.rule = lambda _method, _path: None
     code, process = trainers.run(output.build_config(workspace, "last-upload"), output.environ)
@@ -66,10 +68,16 @@ def test_a_store_that_fails_in_the_last_upload_gets_the_rest_from_the_next_pod(
     assert "going on from the checkpoint of step 14 of 14" in process.log
     assert process.summary.metrics.eval_loss == uninterrupted.process.summary.metrics.eval_loss
     assert process.summary.artifacts
+    figures.add(
+        23,
+        "trainer: the store refuses the manifest of the last upload",
+        f"StorageFailed after {tries} tries, no artifact; the next pod goes on from step 14 of 14 and publishes; its held-out loss is that "
+        f"of a run without faults, {process.summary.metrics.eval_loss:.4f}",
+    )
 
 
 def test_credentials_that_are_taken_back_in_mid_run_cost_no_step(
-    output: Output, uninterrupted: Finished, trainers: Trainers, workspace: Path
+    output: Output, uninterrupted: Finished, trainers: Trainers, workspace: Path, figures: Figures
 ) -> None:
     """A Secret was rotated: the store refuses the old key from now on, and the next pod has the new one."""
 
@@ -87,6 +95,12 @@ def test_credentials_that_are_taken_back_in_mid_run_cost_no_step(
     assert code == 0, process.log
     assert "going on from the checkpoint of step 4 of 14" in process.log
     assert process.summary.metrics.eval_loss == uninterrupted.process.summary.metrics.eval_loss
+    figures.add(
+        28,
+        "trainer: the store's Secret is rotated in mid-run",
+        "StorageFailed, output.credentialsSecret named; the pod with the new key goes on from step 4 of 14; its held-out loss is that "
+        f"of a run without faults, {process.summary.metrics.eval_loss:.4f}",
+    )
 
 
 @contextmanager
@@ -100,9 +114,11 @@ def mount_small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
-def test_a_full_disk_is_named_with_what_to_raise(trainers: Trainers, workspace: Path, tmp_path: Path) -> None:
-    with mount_small_disk(tmp_path / "disk", 64) as disk:
+def test_a_full_disk_is_named_with_what_to_raise(trainers: Trainers, workspace: Path, tmp_path: Path, figures: Figures) -> None:
+    kilobytes = 64
+    with mount_small_disk(tmp_path / "disk", kilobytes) as disk:
         code, process = trainers.run(make_config(workspace, "full-disk", workDir=str(disk)))
         assert code == ExitCode.STORAGE_FAILED, process.log
         assert "ephemeralStorage" in process.summary.message
     assert not (workspace / "out" / "full-disk" / "adapter").exists()
+    figures.add(27, f"trainer: its disk is full after {kilobytes} KiB", "StorageFailed, resources.ephemeralStorage named; no artifact")
