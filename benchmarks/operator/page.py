@@ -127,7 +127,7 @@ def _steady(result: dict[str, Any]) -> Iterator[str]:
     yield f"## {at_rate:,.0f} at {rate:.0f} a second; {figures['jobs']:,.0f} at rest, and after a restart\n"
     yield f"The first {at_rate:,.0f} are applied at the rate, and the delays are theirs; the rest follows at once. Pods are made at"
     yield f"{result.get('pods_per_second', 20)} calls a second and stay pending. What is counted is counted over all of them. Every five"
-    yield "minutes the operator compares what it knows with complete lists; where that falls into the idle minute, its CPU is in that figure.\n"
+    yield "minutes the operator compares what it knows with complete lists: where that falls into the idle minute, so does its CPU.\n"
     yield from _table(result["rounds"], STEADY_BUDGETS)
 
 
