@@ -71,7 +71,7 @@ def test_a_store_that_fails_in_the_last_upload_gets_the_rest_from_the_next_pod(
     figures.add(
         23,
         "trainer: the store refuses the manifest of the last upload",
-        f"StorageFailed after {tries} tries, no artifact; the next pod goes on from step 14 of 14 and publishes; its held-out loss is that "
+        f"{tries} × 403: StorageFailed, no artifact; the next pod goes on from step 14 of 14 and publishes; its held-out loss is that "
         f"of a run without faults, {process.summary.metrics.eval_loss:.4f}",
     )
 

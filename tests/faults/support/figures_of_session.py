@@ -27,6 +27,6 @@ def figures(request: pytest.FixtureRequest, full: bool, seed: int) -> Iterator[F
     figures = Figures(full=full, seed=seed)
     yield figures
     if (output := getattr(request.config, "workeroutput", None)) is not None:
-        output["faults"] = figures.rows
+        output.setdefault("faults", []).extend(figures.rows)  # one fixture a folder, and both may have been in this worker
     else:
         request.config.stash.setdefault(ROWS, []).extend(figures.rows)
