@@ -89,8 +89,7 @@ async def test_deleted_and_created_again(bench: Bench, figures: Figures, how: st
     clean = await measure_clean(bench, COMPLETE)
     async with bench.operate([case]) as lane:
         bench.node.scripts[case.namespace] = Script(until_stopped=1)
-        if "behind" in how:
-            lane.proxy.add(Rule(HoldBack(3.0)))
+        rules = [lane.proxy.add(Rule(HoldBack(3.0)))] if "behind" in how else []
         first = await case.create()
         await case.until_phase("Running")
         (old_job,) = case.find(JOBS)
@@ -103,6 +102,7 @@ async def test_deleted_and_created_again(bench: Bench, figures: Figures, how: st
         await case.until(lambda: case.phase == "Succeeded" and case.body and _uid(case.body) == _uid(second), "the second has succeeded")
         await case.until(lambda: case.state == clean.state, f"the clean state {clean.state}")
         case.check()
+    assert all(rule.hits for rule in rules)
     (job,) = case.find(JOBS)
     assert _uid(first) != _uid(second)
     assert _uid(job) != _uid(old_job)

@@ -32,9 +32,10 @@ async def test_a_view_that_is_behind(bench: Bench, figures: Figures, full: bool)
     seconds = 30.0 if full else 3.0
     cases = await bench.make_cases(len(SCENARIOS))
     async with bench.operate(cases) as lane:
-        lane.proxy.add(Rule(HoldBack(seconds)))
+        rule = lane.proxy.add(Rule(HoldBack(seconds)))
         took = await run_all(_play(case, scenario, 60 + 10 * seconds) for case, scenario in zip(cases, SCENARIOS, strict=True))
         await bench.check_silence(cases, 3.0, grace=seconds + 2)
+    assert len(rule.hits) > len(cases), "no event was late: this test shows nothing"
     figures.add(
         3, f"every watch event {seconds:.0f} s late", f"{len(cases)} scenarios as in a clean run; each run at most {max(took):.0f} s"
     )
