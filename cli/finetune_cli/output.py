@@ -11,8 +11,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-_PIPED_WIDTH: Final = 400
-"""Columns of a table that no terminal shows: more than any has."""
+_BOUNDLESS: Final = 100_000
+"""Columns: more than any table has."""
 _FOLDED_WIDTH: Final = 20
 """Columns that are left to a column that folds, however narrow the terminal is."""
 
@@ -75,10 +75,8 @@ def build_table(titles: Iterable[str], rows: Iterable[Sequence[str | Text]], *, 
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 3, 0, 0))
     for title in titles:
         justify: Literal["left", "right"] = "right" if title in right else "left"
-        if title == fold:
-            table.add_column(title, min_width=_FOLDED_WIDTH, overflow="fold", justify=justify)
-        else:
-            table.add_column(title, no_wrap=True, justify=justify)
+        least = _FOLDED_WIDTH if title == fold else None
+        table.add_column(title, no_wrap=title != fold, min_width=least, overflow="fold", justify=justify)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return table
@@ -90,9 +88,8 @@ def print_table(table: Table, console: Console) -> None:
     On a terminal that is too narrow even for the columns that don't fold, the lines run over, as kubectl's do: a name that is cut
     in pieces can't be copied.
     """
-    if console.is_terminal:
-        boundless = console.options.update(width=_PIPED_WIDTH)
-        console.width = max(console.width, Measurement.get(console, boundless, table).minimum)
-    else:
-        console.width = _PIPED_WIDTH
+    needed = Measurement.get(console, console.options.update(width=_BOUNDLESS), table)
+    width = console.width
+    console.width = max(width, needed.minimum) if console.is_terminal else needed.maximum
     console.print(table)
+    console.width = width

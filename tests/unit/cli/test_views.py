@@ -15,7 +15,7 @@ from finetune_api.resource import parse_spec
 from finetune_cli.curve import render_plot
 from finetune_cli.estimate_view import print_estimate
 from finetune_cli.log_lines import render_line
-from finetune_cli.output import print_table
+from finetune_cli.output import build_table, print_table
 from finetune_cli.run_view import build_run_view, describe_change
 from finetune_cli.tables import build_artifact_table, build_comparison, build_gpu_tables, build_run_table
 from finetune_cli.words import say_bytes, say_duration
@@ -243,3 +243,11 @@ def test_a_narrow_terminal_gets_each_name_in_one_piece() -> None:
     head, row, *_ = stream.getvalue().splitlines()
     assert row.startswith(f"{node} ")
     assert head.split()[:7] == ["NODE", "PRODUCT", "RESOURCE", "MEMORY", "GPUS", "USED", "FREE"]
+
+
+def test_a_pipe_gets_each_line_whole_however_long_it_is() -> None:
+    uri = "s3://team-a/" + "x" * 500
+    stream = io.StringIO()
+    print_table(build_table(("NAME", "URI"), [["adapter", uri]]), Console(file=stream, width=80))
+    _, row = stream.getvalue().splitlines()
+    assert row.split() == ["adapter", uri]
