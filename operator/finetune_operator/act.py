@@ -54,10 +54,18 @@ class Actor:
                 body = await self._client.merge_patch(JOBS, observation.ref.namespace, name, {**patch, "metadata": metadata})
                 self._store.put(JOBS, body)
             case DeleteJob(name, uid):
-                await self._client.delete(JOBS, observation.ref.namespace, name, uid=uid)
+                await self._delete(observation.ref.namespace, name, uid)
             case PatchWorkload(name, uid, patch):
                 await self._patch_workload(observation.ref.namespace, name, uid, patch)
         return None
+
+    async def _delete(self, namespace: str, name: str, uid: str) -> None:
+        going = await self._client.delete(JOBS, namespace, name, uid=uid)
+        # A watch that begins anew right now never tells of it: the next pass would delete the Job again.
+        if going is not None:
+            self._store.put(JOBS, going)
+        elif (known := self._store.job(uid)) is not None:
+            self._store.remove(JOBS, known)
 
     async def _patch_workload(self, namespace: str, name: str, uid: str, patch: Mapping[str, Any]) -> None:
         resource = self._workloads.resource

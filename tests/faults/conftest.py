@@ -45,7 +45,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if config.getoption("--faults-add"):
         measured = {(number, fault) for number, fault, _ in rows}
         rows = [*rows, *(row for row in read_rows(path) if row[:2] not in measured)]
-    figures = Figures(full=config.getoption("--faults-full"), seed=config.getoption("--faults-seed"), rows=rows)
+    full, seed, added = (config.getoption(f"--faults-{name}") for name in ("full", "seed", "add"))
+    figures = Figures(full=full, seed=seed, added=added, rows=rows)
     path.write_text(figures.render())
 
 

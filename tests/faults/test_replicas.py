@@ -10,6 +10,7 @@ import pytest
 
 from tests.faults.support.bench import Bench, Case, Lane
 from tests.faults.support.calls import Call
+from tests.faults.support.faults import After, Rule
 from tests.faults.support.figures import Figures
 from tests.faults.support.scenarios import SCENARIOS, measure_clean
 from tests.faults.support.trainer_reports import make_sender, send
@@ -55,7 +56,7 @@ def _writes(lane: Lane, since: int = 0) -> list[Call]:
     return [call for call in lane.proxy.writes()[since:] if not call.signature.endswith((" leases", " secrets"))]
 
 
-@pytest.mark.parametrize(("how", "budget"), [("killed", 15.0), ("told to stop", 3.0)])
+@pytest.mark.parametrize(("how", "budget"), [("killed", 15.0), ("told to stop", 3.0), ("told to stop while it renews the Lease", 3.0)])
 async def test_another_takes_over(bench: Bench, figures: Figures, how: str, budget: float) -> None:
     clean = await measure_clean(bench, SCENARIOS[0])
     cases = running, created = await bench.make_cases(2)
@@ -64,8 +65,11 @@ async def test_another_takes_over(bench: Bench, figures: Figures, how: str, budg
         await running.create()
         await running.until_phase("Running")
         assert not _writes(second), "a follower writes nothing"
+        if how.endswith("renews the Lease"):
+            await _stop_amid_a_renewal(first)
+        else:
+            first.operator.send(signal.SIGKILL if how == "killed" else signal.SIGTERM)
         began = time.monotonic()
-        first.operator.send(signal.SIGKILL if how == "killed" else signal.SIGTERM)
         await created.create()
         await created.until(lambda: created.find(JOBS), "the Job of a run created in between")
         took = time.monotonic() - began
@@ -83,6 +87,19 @@ async def test_another_takes_over(bench: Bench, figures: Figures, how: str, budg
         took=took,
         budget=budget,
     )
+
+
+async def _stop_amid_a_renewal(lane: Lane) -> None:
+    """Tell the replica to stop when its renewal of the Lease has taken effect, of which it never hears."""
+    told = asyncio.Event()
+
+    def stop() -> None:
+        lane.operator.send(signal.SIGTERM)
+        told.set()
+
+    lane.proxy.add(Rule(After(stop), "patch leases", times=1))
+    async with asyncio.timeout(30):
+        await told.wait()
 
 
 async def test_a_leader_that_was_paused_writes_nothing_more(bench: Bench, figures: Figures, full: bool) -> None:

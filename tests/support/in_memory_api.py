@@ -146,12 +146,15 @@ class InMemoryApi(KubeClient):
         return before if after == before else self.seed(call.resource, after)
 
     def _delete(self, call: Call, key: tuple[str, str]) -> Manifest:
+        there = self.objects[call.resource][key]
+        if there["metadata"].get("finalizers"):
+            return self.seed(call.resource, merge(there, {"metadata": {"deletionTimestamp": "2026-01-02T03:04:05Z"}}))
         gone = self.objects[call.resource].pop(key)
         for resource in (FINETUNEJOBS, JOBS, PODS):
             for child_key, child in list(self.objects[resource].items()):
                 if any(owner["uid"] == gone["metadata"]["uid"] for owner in child["metadata"].get("ownerReferences", ())):
                     del self.objects[resource][child_key]
-        return gone
+        return {"kind": "Status", "status": "Success", "details": {"uid": gone["metadata"]["uid"]}}
 
 
 def _merge_of(operations: Iterable[Manifest], body: Manifest) -> Manifest:

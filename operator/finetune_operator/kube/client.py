@@ -238,15 +238,19 @@ class KubeClient:
         """Apply a JSON patch (RFC 6902) and return the object. The API server answers 422 where a test in it fails."""
         return await self._call("PATCH", resource.path(namespace, name, subresource), operations, content_type=JSON_PATCH)
 
-    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
-        """Delete an object and, in the background, what it owns; nothing happens where it is gone or another object has its name."""
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> Manifest | None:
+        """Delete an object and, in the background, what it owns; nothing happens where it is gone or another object has its name.
+
+        Returns None once it is gone, or the object where it goes only when its finalizers have been taken away.
+        """
         options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
-            await self._call("DELETE", resource.path(namespace, name), options)
+            answer = await self._call("DELETE", resource.path(namespace, name), options)
         except ApiError as error:
             if error.not_found or (error.conflict and not await self._exists(resource, namespace, name, uid)):
-                return
+                return None
             raise
+        return answer if answer.get("metadata", {}).get("finalizers") else None
 
     async def _exists(self, resource: Resource, namespace: str, name: str, uid: str) -> bool:
         try:

@@ -20,6 +20,9 @@ from finetune_operator.settings import LeaseTimes
 ANNOTATION_ADDRESS: Final = "finetune.dev/report-address"
 """On the Lease: host and port of the leader's report receiver, for the replicas beside it."""
 
+RELEASE_TRIES: Final = 3
+"""A renewal that was under way when this replica was told to stop may take effect before, or between, the tries to give the Lease up."""
+
 log = logging.getLogger(__name__)
 
 
@@ -95,9 +98,24 @@ class Leadership:
             return
         self._valid_until = 0.0
         try:
-            await self._write({"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()})
+            for _ in range(RELEASE_TRIES):
+                if await self._give_up():
+                    return
+                await self._look()
+                if self._holder != self._identity:
+                    return
         except ApiError as error:
             log.warning("the Lease could not be given up; it runs out by itself: %s", error)
+
+    async def _give_up(self) -> bool:
+        """Write that nobody holds the Lease; return False where it isn't as last seen: a renewal that was cut off has taken effect."""
+        try:
+            await self._write({"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()})
+        except ApiError as error:
+            if not error.conflict:
+                raise
+            return False
+        return True
 
     async def _try(self) -> bool:
         """Acquire or renew the Lease if that is possible; return whether this replica leads."""

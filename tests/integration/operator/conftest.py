@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from finetune_devcluster import Cluster
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.connection import find_connection
 from tests.support.fake_node import FakeNode
 from tests.support.live_run import LiveRun, NewRun, wait_until
 from tests.support.operator_process import OperatorProcess, install_rights, write_kubeconfig
@@ -25,6 +27,15 @@ DEFAULTS = {
     "modelCache": "models",
     "tracking": [{"type": "mlflow", "url": "https://mlflow.example.com"}],
 }
+
+
+@pytest.fixture
+async def kube_client(control_plane: Cluster, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KubeClient]:
+    """The operator's own client, with an administrator's rights."""
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
+    client = KubeClient(find_connection)
+    yield client
+    await client.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """A status that is written only where it is what was seen: the API server must find its own spelling of numbers and texts in the test."""
 
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from finetune_devcluster import Cluster
 from finetune_operator.kube.client import ApiError, KubeClient, Resource
 from finetune_operator.kube.conditional_patch import build_conditional_patch
-from finetune_operator.kube.connection import find_connection
 from tests.support.live_run import wait_until
 
 pytestmark = pytest.mark.cluster
@@ -64,11 +62,8 @@ def _is_served(cluster: Cluster) -> bool:
 
 
 @pytest.fixture
-async def client(things: Cluster, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KubeClient]:
-    monkeypatch.setenv("KUBECONFIG", str(things.kubeconfig))
-    client = KubeClient(find_connection)
-    yield client
-    await client.close()
+def client(things: Cluster, kube_client: KubeClient) -> KubeClient:  # noqa: ARG001  # Things are to be there
+    return kube_client
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

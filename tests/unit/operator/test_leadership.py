@@ -1,5 +1,6 @@
 """Who leads, and how long it may write: several replicas over one Lease, by a clock that the test sets."""
 
+import asyncio
 import copy
 from typing import Any
 
@@ -105,6 +106,33 @@ async def test_what_is_given_up_is_taken_at_once() -> None:
     await first.release()
     assert first.seconds_left == 0
     assert await attempt(second)
+
+
+async def test_a_lease_is_given_up_also_where_a_renewal_was_cut_off_once_it_had_taken_effect() -> None:
+    replicas = Replicas()
+    first, second = replicas.add("a"), replicas.add("b")
+    await attempt(first)
+    await attempt(second)
+
+    def cut_off(call: Call) -> None:
+        if call.writes:
+            raise asyncio.CancelledError
+
+    replicas.api.after = cut_off
+    with pytest.raises(asyncio.CancelledError):
+        await attempt(first)
+    replicas.api.after = lambda _: None
+    await first.release()
+    assert await attempt(second)
+
+
+async def test_a_lease_that_another_has_by_now_is_not_given_up() -> None:
+    replicas = Replicas()
+    first = replicas.add("a")
+    await attempt(first)
+    replicas.api.seed(LEASES, {**replicas.lease, "spec": {**replicas.lease["spec"], "holderIdentity": "b"}})
+    await first.release()
+    assert replicas.lease["spec"]["holderIdentity"] == "b"
 
 
 async def test_of_two_that_take_it_at_the_same_moment_one_does() -> None:

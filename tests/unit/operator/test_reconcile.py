@@ -401,6 +401,34 @@ async def test_where_nothing_is_to_be_kept_the_children_go_at_once(api: InMemory
     assert await operator.reconcile() == 0
 
 
+@pytest.mark.parametrize("finalizers", [[], ["kueue.x-k8s.io/managed"]], ids=["at once", "once its finalizers are gone"])
+async def test_a_job_is_deleted_once_also_where_no_watch_tells_that_it_went(api: InMemoryApi, finalizers: list[str]) -> None:
+    operator = Operator(api)
+    await operator.settle()
+    _end_job(api, build_summary())
+    await operator.settle()
+    (job,) = api.all(JOBS)
+    api.seed(JOBS, merge(job, {"metadata": {"finalizers": finalizers}}))
+    operator.seconds = 604_800
+    operator.see()
+    for _ in range(3):
+        await operator.reconciler.reconcile(UID)
+    assert [call.name for call in api.writes if call.method == "DELETE"] == [job["metadata"]["name"]]
+
+
+async def test_a_job_that_was_gone_when_it_was_deleted_is_not_deleted_again(api: InMemoryApi) -> None:
+    operator = Operator(api)
+    await operator.settle()
+    _end_job(api, build_summary())
+    await operator.settle()
+    operator.seconds = 604_800
+    operator.see()
+    api.objects[JOBS].clear()
+    for _ in range(3):
+        await operator.reconciler.reconcile(UID)
+    assert len([call for call in api.writes if call.method == "DELETE"]) == 1
+
+
 async def test_a_queued_run_that_was_suspended_gives_its_job_back(api: InMemoryApi) -> None:
     api.seed(FINETUNEJOBS, build_finetunejob({"scheduling": {"queueName": "team-a"}}))
     operator = Operator(api)
