@@ -55,7 +55,7 @@ def build_registry(intake: Intake, on_end: Callable[[], None]) -> kopf.OperatorR
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.AiohttpSession:  # noqa: ANN401
-        return open_watch_session(find_connection(), SELECTORS, intake.note_list, intake.on_watch, intake.take)
+        return open_watch_session(find_connection(), SELECTORS, intake)
 
     @kopf.on.cleanup(registry=registry)
     async def end(**_: Any) -> None:  # noqa: ANN401

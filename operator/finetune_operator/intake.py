@@ -30,8 +30,8 @@ FOLLOW_UP_SECONDS: Final = 0.1
 """Changes of Jobs and pods come in clusters; they wait this long for each other, and what happens to FineTuneJobs goes before them."""
 
 RELIST_SECONDS: Final = 0.5
-"""A watch that begins anew tells nothing of what was there before; this long after it began, the store is compared with lists. Watches
-begin anew together: one comparison is for all of them."""
+"""A watch that begins anew, and not from where a comparison ended, tells nothing of what was there before; this long after it began, the
+store is compared with lists. Watches begin anew together: one comparison is for all of them."""
 RELIST_RETRY_SECONDS: Final = 15.0
 """The longest wait before such a comparison that failed is tried again."""
 TAKE_OVER_RETRY_SECONDS: Final = 0.5
@@ -55,6 +55,8 @@ class Intake:
         self.last_resync = 0.0
         """When the last complete comparison ended, on the monotonic clock; 0 before the first."""
         self._relisted = asyncio.Event()
+        self._places: dict[tuple[str, str], int] = {}
+        """The version of the newest complete list, by plural and namespace (empty: all), unless a watch has gone on from it."""
         self._reigns = False
         """The FineTuneJobs were listed once since this operator began to work."""
 
@@ -77,9 +79,13 @@ class Intake:
         else:
             self._queue.add_after(owner, 0 if resource is FINETUNEJOBS else FOLLOW_UP_SECONDS)
 
-    def note_list(self) -> None:
-        """Take note that a watch begins anew, at the start or after a gap: what happened before, it never tells."""
+    def note_restart(self) -> None:
+        """Take note that a watch begins anew after a gap: what happened before, it never tells."""
         self._relisted.set()
+
+    def take_place(self, plural: str, namespace: str) -> int | None:
+        """Return, once, the version as of which the store was compared with a complete list: a watch from there leaves no gap."""
+        return self._places.pop((plural, namespace), None)
 
     async def take_over(self) -> None:
         """Begin a reign: look at everything anew, and queue every run and sweep. What was done until now was another replica's."""
@@ -111,6 +117,7 @@ class Intake:
                     raise
                 for owner in self._store.replace(resource, listing.items, listing.version, namespace):
                     self._notice(resource, owner)
+                self._places[resource.plural, namespace or ""] = listing.version
             if resource is FINETUNEJOBS and not self._reigns:
                 self._store.begin(self._client.server_time)
                 self._reigns = True

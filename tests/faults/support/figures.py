@@ -31,8 +31,8 @@ _FOUND = """
 - A run's Job was not removed when its time to live was over, unless something else happened to the run or the operator restarted: no
   watch event follows the operator's own last write. It now sets its clock by that write.
 - What was deleted between the operator's own list and the list with which a watch begins (1 to 3 s at a start, or the gap of a 410)
-  stayed in its view until the next resync, up to 5 minutes: a run suspended just then went on being shown as running. A watch that
-  begins anew now calls for a comparison a second later.
+  stayed in its view until the next resync, up to 5 minutes: a run suspended just then went on being shown as running. Watches go on from
+  the operator's own lists now, and one that begins anew with a gap calls for a comparison half a second later.
 - A 409 in answer to a deletion was always taken for "another object has the name"; one that asked for another try left the Job there
   for good. The object is now looked at before the deletion counts as done.
 - A watch of FineTuneSweeps that was answered 410 (all others were got over) made kopf give up, and a second watch that hung kept the

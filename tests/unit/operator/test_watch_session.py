@@ -7,21 +7,45 @@ import kopf
 import pytest
 from aiohttp import web
 
-from finetune_operator.kube.client import JOBS
+from finetune_operator.kube.client import JOBS, Resource
 from finetune_operator.kube.watch_session import open_watch_session
+from finetune_operator.objects import Object
 
 PATH = "/apis/batch/v1/namespaces/team-a/jobs"
 
 
+class Told:
+    """Who is told; ``place`` is what is known of all Jobs."""
+
+    def __init__(self, place: int | None = None) -> None:
+        self.place = place
+        self.restarts = 0
+        self.watches: list[tuple[str, str]] = []
+
+    def take(self, resource: Resource, event_type: str | None, body: Object) -> None:
+        """Take in nothing: no stream here tells of any object."""
+
+    def on_watch(self, plural: str, namespace: str) -> None:
+        self.watches.append((plural, namespace))
+
+    def take_place(self, plural: str, namespace: str) -> int | None:
+        assert (plural, namespace) == ("jobs", "team-a")
+        place, self.place = self.place, None
+        return place
+
+    def note_restart(self) -> None:
+        self.restarts += 1
+
+
 @asynccontextmanager
-async def _serve(*statuses: int) -> AsyncIterator[tuple[str, list[str]]]:
+async def _serve(*statuses: int, version: str = "7") -> AsyncIterator[tuple[str, list[str]]]:
     """Serve one answer after the other; yield the address, and the requests so far."""
     requests: list[str] = []
     answers = iter(statuses)
 
     async def answer(request: web.BaseRequest) -> web.Response:
         requests.append(request.path_qs)
-        return web.Response(status=next(answers), text="{}")
+        return web.json_response({"metadata": {"resourceVersion": version}}, status=next(answers))
 
     runner = web.ServerRunner(web.Server(answer, access_log=None))
     await runner.setup()
@@ -30,12 +54,15 @@ async def _serve(*statuses: int) -> AsyncIterator[tuple[str, list[str]]]:
     await runner.cleanup()
 
 
-async def _get(server: str, path: str) -> tuple[int, int]:
-    """Get a path through the session; return the status and how often a watch was said to begin anew."""
-    restarts: list[None] = []
-    opened = open_watch_session(kopf.ConnectionInfo(server=server), [JOBS], lambda: restarts.append(None))
-    async with opened.aiohttp_session as session, session.get(server + path) as answer:
-        return answer.status, len(restarts)
+async def _get(server: str, *paths: str, told: Told | None = None) -> tuple[int, int]:
+    """Get paths through one session; return the last one's status, and how often a watch was said to begin anew, with a gap."""
+    told = told or Told()
+    status = 0
+    async with open_watch_session(kopf.ConnectionInfo(server=server), [JOBS], told).aiohttp_session as session:
+        for path in paths:
+            async with session.get(server + path) as answer:
+                status = answer.status
+    return status, told.restarts
 
 
 async def test_a_list_is_told_even_if_it_is_empty() -> None:
@@ -47,6 +74,38 @@ async def test_a_list_tells_from_where_to_watch_and_brings_no_objects() -> None:
     async with _serve(200) as (server, requests):
         await _get(server, f"{PATH}?limit=500&labelSelector=a%3Db&fieldSelector=reason%3DFailedCreate")
     assert requests == [f"{PATH}?limit=500&labelSelector=a%3Db&fieldSelector=metadata.name%3D-"]
+
+
+LIST, WATCH = f"{PATH}?limit=500", f"{PATH}?watch=true&resourceVersion="
+
+
+async def _watched_from(*paths: str, told: Told, statuses: tuple[int, ...] = (200,) * 9) -> list[str]:
+    """Return the places from which the API server was asked to watch."""
+    async with _serve(*statuses) as (server, requests):
+        await _get(server, *paths, told=told)
+    return [request.partition("resourceVersion=")[2] for request in requests if "watch=true" in request]
+
+
+async def test_a_watch_goes_on_from_the_operator_s_own_list_and_leaves_no_gap() -> None:
+    told = Told(place=5)
+    assert await _watched_from(LIST, f"{WATCH}7", told=told) == ["5"]
+    assert told.restarts == 0
+
+
+async def test_a_watch_that_ends_before_it_has_told_anything_goes_on_from_there_too() -> None:
+    assert await _watched_from(LIST, f"{WATCH}7", f"{WATCH}7", f"{WATCH}9", told=Told(place=5)) == ["5", "5", "9"]
+
+
+async def test_where_the_operator_s_own_list_is_too_old_the_watch_begins_anew() -> None:
+    told = Told(place=5)
+    statuses = (200, 410, 200, 200, 200)
+    assert await _watched_from(LIST, f"{WATCH}7", LIST, f"{WATCH}7", told=told, statuses=statuses) == ["5", "", "7"]
+    assert told.restarts == 2
+
+
+async def test_a_list_that_fails_costs_the_place_nothing() -> None:
+    told = Told(place=5)
+    assert await _watched_from(LIST, LIST, f"{WATCH}7", told=told, statuses=(500, 200, 200)) == ["5"]
 
 
 async def test_a_watch_that_goes_on_is_not_told() -> None:
@@ -81,13 +140,11 @@ async def test_what_is_no_collection_of_ours_is_left_alone() -> None:
 
 @pytest.mark.parametrize(("path", "scope"), [(PATH, "team-a"), ("/apis/batch/v1/jobs", "")])
 async def test_a_watch_that_was_opened_is_told_with_its_namespace_and_one_that_was_not_is_not(path: str, scope: str) -> None:
-    told: list[tuple[str, str]] = []
-    async with _serve(200, 500, 200) as (server, _):
-        opened = open_watch_session(
-            kopf.ConnectionInfo(server=server), [JOBS], lambda: None, lambda kind, namespace: told.append((kind, namespace))
-        )
+    told = Told()
+    async with _serve(200, 500) as (server, _):
+        opened = open_watch_session(kopf.ConnectionInfo(server=server), [JOBS], told)
         async with opened.aiohttp_session as session:
-            for query in ("watch=true&resourceVersion=5", "watch=true&resourceVersion=6", "limit=500"):
+            for query in ("watch=true&resourceVersion=5", "watch=true&resourceVersion=6"):
                 async with session.get(f"{server}{path}?{query}"):
                     pass
-    assert told == [("jobs", scope)]
+    assert told.watches == [("jobs", scope)]
