@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.exit_codes import ExitCode, codes_with_retry
+from finetune_api.names import LABEL_ATTEMPT
 from finetune_operator.act import Actor
 from finetune_operator.kube.client import FINETUNEJOBS, JOBS, PODS, ApiError
 from finetune_operator.kube.store import Store
 from finetune_operator.observe import Observer
+from finetune_operator.plan.actions import MAX_INTERRUPTIONS
 from finetune_operator.reconcile import Reconciler
 from tests.faults.support.figures import Figures
 from tests.support.in_memory_api import Call, InMemoryApi
@@ -223,10 +225,16 @@ def _check_sequence(codes: tuple[int, ...], operations: list[str]) -> None:
     first, *later = world.ends
     assert all(end == first for end in later), "a terminal status changed"
     (job,) = world.api.all(JOBS)
-    assert job["metadata"]["labels"]["finetune.dev/attempt"] == "0"
+    # One that is interrupted again and again goes on in a new Job, since this one's controller would make it wait; no other does.
+    interrupted = world.controllers.interruptions
+    assert int(job["metadata"]["labels"][LABEL_ATTEMPT]) <= sum(count >= MAX_INTERRUPTIONS for count in interrupted.values())
     assert "completionTime" in world.status
     if phase == "Succeeded":
         assert world.status["artifacts"]
+
+
+def test_a_run_that_is_drained_again_and_again_goes_on_in_a_new_job() -> None:
+    _check_sequence((), ["reconcile", *(["control Jobs", "drain"] * MAX_INTERRUPTIONS), "reconcile"])
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,11 +1,12 @@
 """The Job controller and a kubelet over an API server in memory: as much of them as a run's life needs, one step at a time."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
 from finetune_api.exit_codes import ExitCode, codes_with_retry
-from finetune_api.names import TRAINER_CONTAINER
+from finetune_api.names import LABEL_ATTEMPT, TRAINER_CONTAINER
 from finetune_api.reasons import Reason
 from finetune_operator.kube.client import JOBS, PODS
 from tests.support.in_memory_api import InMemoryApi
@@ -25,6 +26,8 @@ class PlayedControllers:
         self._names = itertools.count()
         self.faults: list[str] = []
         """What must never happen and did."""
+        self.interruptions: Counter[int] = Counter()
+        """Pods that were asked to stop, by the attempt of their Job."""
         self.last_code: int | None = None
         """How the last trainer left by itself."""
 
@@ -107,6 +110,7 @@ class PlayedControllers:
         self._api.seed(JOBS, {**job, "status": {**(job.get("status") or {}), **counts, "conditions": [condition]}})
 
     def _end(self, pod: Manifest, code: int) -> None:
+        self.interruptions[int(pod["metadata"]["labels"][LABEL_ATTEMPT])] += code == ExitCode.INTERRUPTED
         outcomes: dict[int, tuple[str, Reason]] = {0: ("completed", Reason.COMPLETED), 75: ("interrupted", Reason.INTERRUPTED)}
         message = build_summary(*outcomes[code]) if code in outcomes else ""
         terminated = {"exitCode": code, "reason": "x", "message": message, "startedAt": _TIME, "finishedAt": _TIME}

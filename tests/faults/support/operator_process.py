@@ -98,7 +98,7 @@ class OperatorProcess:
         if self._process is not None:
             self._process.kill()
 
-    async def wait_for_end(self, seconds: float = 10.0) -> None:
+    async def wait_for_end(self, seconds: float = 60.0) -> None:
         """Wait until the process has ended."""
         async with asyncio.timeout(seconds):
             while self.is_alive:  # noqa: ASYNC110  # nothing tells
