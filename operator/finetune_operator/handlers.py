@@ -11,7 +11,7 @@ import kopf
 from finetune_operator.intake import SELECTORS, Intake
 from finetune_operator.kube.client import Resource
 from finetune_operator.kube.connection import find_connection
-from finetune_operator.kube.watch_session import open_watch_session
+from finetune_operator.kube.watch_session import Places, open_watch_session
 
 
 class NoDiffBase(kopf.DiffBaseStorage):
@@ -52,10 +52,11 @@ class NoProgress(kopf.ProgressStorage):
 def build_registry(intake: Intake, on_end: Callable[[], None]) -> kopf.OperatorRegistry:
     """Return kopf's registry with one handler for each kind that is watched. ``on_end`` is called when kopf stops, for whatever reason."""
     registry = kopf.OperatorRegistry()
+    places = Places(intake)
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.AiohttpSession:  # noqa: ANN401
-        return open_watch_session(find_connection(), SELECTORS, intake)
+        return open_watch_session(find_connection(), SELECTORS, places)
 
     @kopf.on.cleanup(registry=registry)
     async def end(**_: Any) -> None:  # noqa: ANN401

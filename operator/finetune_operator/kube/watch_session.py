@@ -42,20 +42,20 @@ class Follower(Protocol):
         """Take note that a watch begins anew, and leaves a gap."""
 
 
-class _Places:
-    """From where the watches of one session go on, in the place of kopf's lists."""
+class Places:
+    """From where watches go on, in the place of kopf's lists. One for all sessions: kopf takes another when credentials expire."""
 
     def __init__(self, follower: Follower) -> None:
-        self._follower = follower
+        self.follower = follower
         self._instead: dict[tuple[str, str], tuple[str, str]] = {}
 
     async def note_list(self, answer: aiohttp.ClientResponse) -> None:
         """Take note of a list of kopf's: with its place, if all goes well, kopf begins to watch."""
         kind = answer.url.name, read_namespace(answer.url)
         self._instead.pop(kind, None)
-        place = self._follower.take_place(*kind) if answer.status < 300 else None
+        place = self.follower.take_place(*kind) if answer.status < 300 else None
         if place is None:
-            self._follower.note_restart()
+            self.follower.note_restart()
             return
         kopf_s = (await answer.json())["metadata"]["resourceVersion"]
         self._instead[kind] = kopf_s, str(place)
@@ -66,10 +66,10 @@ class _Places:
         return url.update_query(resourceVersion=place) if place and url.query.get("resourceVersion") == kopf_s else url
 
 
-def open_watch_session(connection: kopf.ConnectionInfo, watched: Iterable[Resource], follower: Follower) -> kopf.AiohttpSession:
+def open_watch_session(connection: kopf.ConnectionInfo, watched: Iterable[Resource], places: Places) -> kopf.AiohttpSession:
     """Return a session for kopf, which closes it."""
     collections = {resource.plural: resource for resource in watched}
-    places = _Places(follower)
+    follower = places.follower
 
     async def follow(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         if request.url.name not in collections:

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from finetune_operator.kube.client import JOBS, Resource
-from finetune_operator.kube.watch_session import open_watch_session
+from finetune_operator.kube.watch_session import Places, open_watch_session
 from finetune_operator.objects import Object
 
 PATH = "/apis/batch/v1/namespaces/team-a/jobs"
@@ -58,7 +58,7 @@ async def _get(server: str, *paths: str, told: Told | None = None) -> tuple[int,
     """Get paths through one session; return the last one's status, and how often a watch was said to begin anew, with a gap."""
     told = told or Told()
     status = 0
-    async with open_watch_session(kopf.ConnectionInfo(server=server), [JOBS], told).aiohttp_session as session:
+    async with open_watch_session(kopf.ConnectionInfo(server=server), [JOBS], Places(told)).aiohttp_session as session:
         for path in paths:
             async with session.get(server + path) as answer:
                 status = answer.status
@@ -103,6 +103,17 @@ async def test_where_the_operator_s_own_list_is_too_old_the_watch_begins_anew() 
     assert told.restarts == 2
 
 
+async def test_a_watch_whose_credentials_expired_goes_on_from_there_in_another_session() -> None:
+    places = Places(Told(place=5))
+    async with _serve(200, 401, 200) as (server, requests):
+        for paths in ((LIST, f"{WATCH}7"), (f"{WATCH}7",)):
+            async with open_watch_session(kopf.ConnectionInfo(server=server), [JOBS], places).aiohttp_session as session:
+                for path in paths:
+                    async with session.get(server + path):
+                        pass
+    assert [request.partition("resourceVersion=")[2] for request in requests] == ["", "5", "5"]
+
+
 async def test_a_list_that_fails_costs_the_place_nothing() -> None:
     told = Told(place=5)
     assert await _watched_from(LIST, LIST, f"{WATCH}7", told=told, statuses=(500, 200, 200)) == ["5"]
@@ -142,7 +153,7 @@ async def test_what_is_no_collection_of_ours_is_left_alone() -> None:
 async def test_a_watch_that_was_opened_is_told_with_its_namespace_and_one_that_was_not_is_not(path: str, scope: str) -> None:
     told = Told()
     async with _serve(200, 500) as (server, _):
-        opened = open_watch_session(kopf.ConnectionInfo(server=server), [JOBS], told)
+        opened = open_watch_session(kopf.ConnectionInfo(server=server), [JOBS], Places(told))
         async with opened.aiohttp_session as session:
             for query in ("watch=true&resourceVersion=5", "watch=true&resourceVersion=6"):
                 async with session.get(f"{server}{path}?{query}"):
